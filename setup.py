@@ -1,0 +1,26 @@
+"""Packaging: every value comes from settings.ini (nbdev's configuration), none is repeated here."""
+import shlex
+from configparser import ConfigParser
+from pathlib import Path
+from setuptools import find_packages, setup
+
+here = Path(__file__).parent
+config = ConfigParser(delimiters=['='])
+config.read(here/'settings.ini', encoding='utf-8')
+cfg = config['DEFAULT']
+lib = cfg['lib_path']
+extras = {k: shlex.split(cfg[f'{k}_requirements']) for k in ('train', 'peers', 'dev')}
+extras['dev'] += extras['train']                      # whoever edits a room runs every room
+
+setup(
+    name=cfg['lib_name'], version=cfg['version'], description=cfg['description'],
+    author=cfg['author'], author_email=cfg['author_email'], keywords=cfg['keywords'], url=cfg['git_url'],
+    license={'apache2': 'Apache-2.0', 'mit': 'MIT'}.get(cfg['license'], cfg['license']),
+    long_description=(here/'README.md').read_text(encoding='utf-8') if (here/'README.md').exists() else '',
+    long_description_content_type='text/markdown',
+    packages=find_packages(include=[lib, f'{lib}.*']), include_package_data=True,
+    package_data={lib: cfg.get('package_data', '').split()},
+    python_requires='>='+cfg['min_python'],
+    install_requires=shlex.split(cfg['requirements']), extras_require=extras,
+    entry_points={'console_scripts': cfg['console_scripts'].split(), 'nbdev': [f'{lib}={lib}._modidx:d']},
+    zip_safe=False)

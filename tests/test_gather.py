@@ -1,0 +1,91 @@
+"Every loss over two real processes: gradients equal those of one process on the same global batch, with equal and unequal parts"
+import os
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+import torch.nn.functional as F
+from bilingual_embed.infonce import all_gather_grad, info_nce
+from bilingual_embed.pearson import ConstantScores, cosent_loss, mse_loss, pearson_loss
+from bilingual_embed.tuples import draw_tuples, tuple_loss
+
+B,K,D = 12,3,16   # global batch
+CUTS = dict(equal=(0,6,12), unequal=(0,5,12))
+
+def batch():
+    "Features of the global batch; the same on every process"
+    g = torch.Generator().manual_seed(0)
+    x = dict(q=torch.randn(B,D,generator=g), p=torch.randn(B,D,generator=g), n=torch.randn(B,K,D,generator=g))
+    x |= dict(present=torch.rand(B,K,generator=g) < .7, ids=torch.randint(0,20,(B,2+K),generator=g), score=torch.rand(B,generator=g))
+    texts = torch.arange(4).repeat_interleave(12)
+    x['t'] = draw_tuples(texts, B, seed=0); x['y'] = texts[x['t']]; x['texts'] = torch.randn(48,D,generator=g)
+    return x
+
+def losses(model, x):
+    "Each loss of the project on the rows in `x`; the model runs once a loss, as in training"
+    e = lambda *parts: F.normalize(model(torch.cat([t.reshape(-1,D) for t in parts])), dim=-1)
+    b = len(x['q'])
+    def pair(**kw):
+        z = e(x['q'], x['p'], x['n']); i = x['ids']
+        return info_nce(z[:b], z[b:2*b], z[2*b:].view(b,K,-1), x['present'], **({k: v for k,v in kw.items()} | (dict(ids=(i[:,0],i[:,1],i[:,2:])) if kw else {})))
+    def scored(f): z = e(x['q'], x['p']); return f(z[:b], z[b:], x['score'])
+    yield 'info_nce', lambda: pair()
+    yield 'info_nce, false negatives masked', lambda: pair(margin=.2)
+    yield 'pairs only', lambda: (lambda z: info_nce(z[:b], z[b:]))(e(x['q'], x['p']))
+    yield 'one way', lambda: (lambda z: info_nce(z[:b], z[b:], both_ways=False))(e(x['q'], x['p']))
+    yield 'tuple_loss', lambda: tuple_loss(e(x['texts'][x['t']]).view(b,9,-1), x['y'])
+    for f in (pearson_loss, mse_loss, cosent_loss): yield f.__name__, lambda f=f: scored(f)
+
+def gradients(model, net, x):
+    out = {}
+    for name,f in losses(model, x):
+        net.zero_grad(); loss = f(); loss.backward()
+        out[name] = (loss.detach(), torch.cat([p.grad.flatten() for p in net.parameters()]))
+    return out
+
+def net(): torch.manual_seed(1); return torch.nn.Linear(D, 8)
+
+def worker(rank, folder):
+    torch.set_num_threads(1)
+    dist.init_process_group('gloo', init_method=f'file://{folder}/store', rank=rank, world_size=2)
+    try:
+        assert dist.get_world_size() == 2
+        for cut,ends in CUTS.items():
+            lo,hi = ends[rank:rank+2]
+            x = {k: v if k == 'texts' else v[lo:hi] for k,v in batch().items()}
+            m = torch.nn.parallel.DistributedDataParallel(net())
+            out = gradients(m, m.module, x)
+            rows,start,world = all_gather_grad(torch.arange(lo, hi))
+            a,b = F.normalize(x['q'], dim=-1), F.normalize(x['p'], dim=-1)
+            try: pearson_loss(a, b, torch.ones(hi-lo)); refused = False
+            except ConstantScores as e: refused = 'all 12 scores in this batch are 1' in str(e)
+            pearson_loss(a, b, torch.full((hi-lo,), float(rank)))       # constant on each process, but not in the global batch
+            torch.save(dict(out=out, rows=rows, start=start, world=world, refused=refused), f'{folder}/{cut}-{rank}.pt')
+    finally: dist.destroy_process_group()
+
+@pytest.fixture(scope='module')
+def two(tmp_path_factory):
+    "What two processes computed, for each cut of the batch"
+    folder = tmp_path_factory.mktemp('two')
+    with pytest.MonkeyPatch.context() as m:
+        m.setenv('OMP_NUM_THREADS', '1')
+        if os.path.exists('/sys/class/net/lo'): m.setenv('GLOO_SOCKET_IFNAME', 'lo')
+        mp.spawn(worker, (str(folder),), nprocs=2)
+    return {cut: [torch.load(folder/f'{cut}-{r}.pt') for r in range(2)] for cut in CUTS}
+
+@pytest.mark.parametrize('cut', CUTS)
+def test_two_processes_equal_one(two, cut):
+    m = net(); one = gradients(m, m, batch())
+    for r,g in enumerate(two[cut]):
+        assert g['world'] == 2 and g['start'] == CUTS[cut][r] and g['rows'].tolist() == list(range(B)) and g['refused']
+        for name,(_,grad) in one.items():
+            size = grad.abs().max()
+            assert size > 1e-3, name
+            off = (g['out'][name][1] - grad).abs().max()/size
+            assert off < 1e-6, f"{name}, process {r}: gradient off by {off:.1e} of its largest element"
+    for name,(loss,_) in one.items():   # what the processes report averages to the loss of the whole
+        torch.testing.assert_close(sum(g['out'][name][0] for g in two[cut])/2, loss, rtol=1e-5, atol=1e-6, msg=lambda m, n=name: f'{n}: {m}')
+
+def test_one_process_gathers_nothing():
+    x = torch.randn(3,2)
+    assert all_gather_grad(x) == (x,0,1) and all_gather_grad(x)[0] is x
