@@ -2,11 +2,15 @@
 
     import bilingual_embed
     vectors = bilingual_embed.load('runs/cpu-en-de-42').encode(['Good morning', 'Guten Morgen'])   # (2,D) float32, unit rows
+
+Importing it makes JinaBERT known to transformers and sentence-transformers, so that they open our folders too, offline and without remote code.
 """
 __version__ = "0.1.0"
 __all__ = ['load', 'Embedder']
 
-def __getattr__(name): # the rooms are imported when they are used, so that `import bilingual_embed` takes no time
+from . import model                                     # registers the architecture
+
+def __getattr__(name): # the other rooms are imported when they are used
     if name in __all__:
         from . import embed
         return getattr(embed, name)

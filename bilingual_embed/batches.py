@@ -22,7 +22,7 @@ from .rectangles import Tokens, chunks
 from .records import Labelled, Pair, Scored, Task, Triplet
 from .sampler import Draw, Sampler, mix
 from .tokenizer import starts_of
-from .tuples import draw_tuples
+from .tuples import classes_of, draw_tuples
 
 # %% ../nbs/11_batches.ipynb #767441cf
 class Packed(Sequence):
@@ -102,7 +102,7 @@ class Batcher:
         self.rank,self.world = rank,world
         if sampler.batch_size % world: raise ValueError(f"a global batch of {sampler.batch_size} rows does not divide among {world} processes; choose a multiple")
         self.special = torch.zeros(len(tokenizer), dtype=torch.bool); self.special[tokenizer.all_special_ids] = True
-        self._labels = {}
+        self._labels,self.notes = {},[]
     def ids(self,
         texts:list[str],
     )->list[list[int]]: # each at most max_tokens long, with <s> and </s>
@@ -126,10 +126,11 @@ class Batcher:
         if task.kind == 'labelled':
             if task.name not in self._labels:
                 names = task.rows.column('label') if hasattr(task.rows, 'column') else [r.label for r in task.rows]; number = {n:i for i,n in enumerate(sorted(set(names)))}
-                self._labels[task.name] = np.array([number[n] for n in names])
-            labels = self._labels[task.name]
+                labels = np.array([number[n] for n in names]); self._labels[task.name] = labels,classes_of(labels)
+                if n := self._labels[task.name][1].singles: self.notes.append(f"{n} classes of {task.name} have a single text and give no tuple")
+            labels,classes = self._labels[task.name]
             n = max(self.world, 2*len(d.rows)//(2+self.others)//self.world*self.world)           # tuples in the global batch: as many texts as pairs would have
-            pick = np.asarray(draw_tuples(labels, n, n_other=self.others, seed=self.seed, step=step))[self.rank*(n//self.world):(self.rank+1)*(n//self.world)]
+            pick = np.asarray(draw_tuples(classes, n, n_other=self.others, seed=self.seed, step=step))[self.rank*(n//self.world):(self.rank+1)*(n//self.world)]
             return self._texts(task.name, 'labelled', [[task.rows[int(i)].text for i in pick.ravel()]], torch.from_numpy(labels[pick]))
         recs = task.rows.take(mine) if hasattr(task.rows, 'take') else [task.rows[int(i)] for i in mine]
         if task.kind == 'scored': return self._texts(task.name, 'scored', [[r.a for r in recs],[r.b for r in recs]], torch.tensor([r.score for r in recs], dtype=torch.float32))

@@ -39,7 +39,7 @@ def normalise(
 _identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)   # probabilities comparable across lengths
 _identifier.set_languages(list(LANGUAGES))
 
-@lru_cache(maxsize=1<<12)
+@lru_cache(maxsize=1<<10)
 def _likeliest(text): return _identifier.classify(text)[0]
 
 def language(

@@ -236,7 +236,7 @@ def read_kde(folders:list[Path], langs:tuple[str,str], source:str, skips:Skips)-
                 try: got.append(chapters(path) if path else {})
                 except (OSError, ValueError, EOFError, etree.LxmlError) as e: skips.add(source, 'unreadable handbook', f'{path}: {e}'); got.append({})
                 for page in got[-1].values(): yield from page_records(page, lang, source, skips)
-            for name in got[0].keys() & got[1].keys():
+            for name in [n for n in got[0] if n in got[1]]:
                 for x,y in align(got[0][name], got[1][name]): yield from keep(x, y)
 
 # %% ../nbs/03a1_debian_docs.ipynb #360627d0

@@ -84,7 +84,6 @@ def read_wordnet(folders:list[Path], langs:tuple[str,str], source:str, skips:Ski
                 ex = [e.strip('" ') for e in examples]
                 for e in ex:
                     if e.count(' ') > 3: yield Pair(define, e, 'en', source+'-examples')
-                
 
 # %% ../nbs/03a2_debian_words.ipynb #f7c4d4c8
 def read_openthesaurus(folders:list[Path], langs:tuple[str,str], source:str, skips:Skips)->Iterator[Record]:
@@ -308,9 +307,9 @@ _PEOPLE = {('<p1>','<sg>'):'I', ('<p2>','<sg>'):'you', ('<p3>','<sg>'):'he', ('<
 _TENSES = {'<pri>':('<pres>',''), '<ifi>':('<past>',''), '<pii>':('<past>',''), '<fti>':('<inf>','will '), '<cni>':('<inf>','would ')}  # Spanish -> English form, auxiliary
 
 def _analyse(s):
-    "`go<vblex><past># to bed` -> lemma `go# to bed`, tags [<vblex>, <past>]"
-    s,_,queue = s.partition('#')
-    return s.partition('<')[0]+('#'+queue if queue else ''), tuple(_TAG.findall(s))
+    "`go<vblex><past># to bed` and `go# to bed<vblex>` -> lemma `go# to bed`, tags"
+    head,_,queue = s.partition('#')
+    return head.partition('<')[0]+('#'+_TAG.sub('', queue) if queue else ''), tuple(_TAG.findall(s))
 
 def read_apertium(folders:list[Path], langs:tuple[str,str], source:str, skips:Skips)->Iterator[Record]:
     "Apertium's English-Spanish dictionary: lemmas, names, and the inflected forms both generators know"
@@ -324,8 +323,8 @@ def read_apertium(folders:list[Path], langs:tuple[str,str], source:str, skips:Sk
         for a,b in Transducer(base/name).entries(_UNWANTED):
             word,tags = _analyse(a)
             if tags: forms.setdefault((lang, word, tags[0]), {})[tags] = b
-    couples = dict.fromkeys((*Transducer(base/'eng-spa.autobil.bin').entries(frozenset(('<num>',))),
-                             *((b, a) for a,b in Transducer(base/'spa-eng.autobil.bin').entries(frozenset(('<num>',))))))
+    couples = dict.fromkeys((*Transducer(base/'eng-spa.autobil.bin').entries(frozenset(('<num>','+'))),
+                             *((b, a) for a,b in Transducer(base/'spa-eng.autobil.bin').entries(frozenset(('<num>','+'))))))
     for a,b in couples:
         (en,te),(es,ts) = _analyse(a),_analyse(b)
         if not te or not ts or te[0] != ts[0]: continue

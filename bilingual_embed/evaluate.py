@@ -116,12 +116,14 @@ def as_mteb(
                 k = min(top_k, len(self.ids)); top = np.argpartition(-scores, k-1, axis=1)[:,:k]
                 return {q:{self.ids[j]:float(s[j]) for j in t} for q,t,s in zip(queries['id'], top, scores)}
         return Ranker()
-    once,prefixes = _Once(encoder),getattr(encoder, 'prefixes', None) or {}
+    once,prefixes,columns = _Once(encoder),getattr(encoder, 'prefixes', None) or {},{}
     class Encoder(AbsEncoder):
         mteb_model_meta = meta
-        def encode(self, inputs, *, prompt_type=None, **kw):
+        def encode(self, inputs, *, task_metadata, hf_subset, prompt_type=None, **kw):
             pre = prefixes.get('passage' if prompt_type is not None and prompt_type.value == 'document' else 'query', '')
-            return once([pre+t for b in inputs for t in b['text']])
+            x = once([pre+t for b in inputs for t in b['text']])
+            if not sp.issparse(x) or task_metadata.type not in ('Classification','Clustering'): return x
+            return x[:,columns.setdefault((task_metadata.name,hf_subset), np.unique(x.indices))]   # MTEB encodes the train part first; a column it lacks gets weight 0 anyway
         def similarity(self, a, b):
             s = _unit(a) @ _unit(b).T
             return s.toarray() if sp.issparse(s) else s

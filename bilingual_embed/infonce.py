@@ -98,7 +98,7 @@ def info_nce(
     p:Tensor,              # (B,D) their passages, unit rows
     negatives:Tensor|None=None, # (B,K,D) or (M,D) hard negatives, unit rows; wrong answers for every query of the batch
     present:Tensor|None=None,   # (B,K) or (M,) bool, False where a negative is padding
-    tau:float=.05,         # temperature (Jina Embeddings 2, recalled; jina-v3)
+    tau:float=.05,         # temperature (jina-v3)
     both_ways:bool=True,   # also from passage to query; the mean of the two
     ids:tuple[Tensor,...]|None=None, # numbers of the texts (equal text, equal number): (B,), (B,) and, with negatives, their (B,K) or (M,); leaves out false negatives
     margin:float|None=None,# leave out candidates more similar than the partner by this; 0.1 in Qwen3-Embedding

@@ -80,7 +80,7 @@ def mask_tokens(
     split:tuple[float,float,float]=(.8,.1,.1), # of the hidden: <mask>, random, unchanged (BERT)
     max_word:int=16,  # longer words are cut into pieces of this many tokens (ours)
 )->tuple[Tensor,Tensor]: # inputs (B,T); labels (B,T): the id where hidden, -100 elsewhere
-    "Whole-word masking (Jina Embeddings 2, section 3.1); the same for the same seed, step and row, however the batch is split"
+    "Whole-word masking (Jina Embeddings 2); the same for the same seed, step and row, however the batch is split"
     if not (ids.dim() == 2 and ids.shape == starts.shape == special.shape):
         raise ValueError(f"ids, starts and special must share one shape (B,T), got {tuple(ids.shape)}, {tuple(starts.shape)}, {tuple(special.shape)}")
     if starts.dtype != torch.bool or special.dtype != torch.bool: raise ValueError(f"starts and special must be bool, got {starts.dtype} and {special.dtype}")

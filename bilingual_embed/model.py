@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['JinaBertConfig', 'WeightsError', 'JinaBertPreTrainedModel', 'JinaBertModel', 'JinaBertForMaskedLM', 'mean_pool',
-           'embed', 'load_model']
+           'embed', 'write_whole', 'save_model', 'load_model']
 
-# %% ../nbs/06_model.ipynb #e3b18b92
-import json
+# %% ../nbs/06_model.ipynb #a5297990
+import json, os
 from pathlib import Path
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, PretrainedConfig, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -291,6 +292,28 @@ def _read_weights(folder): # {name: tensor}
             with safe_open(path, 'pt') as f: found |= {k: f.get_tensor(k) for k in f.keys()}
         except (SafetensorError, OSError) as e: raise WeightsError(f"{path} cannot be read as safetensors ({e}); it may have been cut short: fetch or write it again") from None
     return found
+
+def write_whole(
+    path:Path,
+    write, # called with the path of a file beside it
+):
+    "A file that is there whole or not at all: written beside its place, then moved"
+    tmp = path.with_name(path.name+'.part')
+    try: write(tmp); os.replace(tmp, path)
+    except (OSError, SafetensorError) as e: raise OSError(f"{path} could not be written ({e}); is the disk full? What stood there before is untouched") from None
+    finally: tmp.unlink(missing_ok=True)
+
+def save_model(
+    folder:str|Path,              # made if missing
+    model:JinaBertPreTrainedModel, # with the head or without
+    **more,                       # further entries of config.json
+):
+    "config.json and model.safetensors in the published layout, names without prefix; the tied matrix is written once"
+    folder = Path(folder); folder.mkdir(parents=True, exist_ok=True)
+    state = {k.removeprefix('bert.'): v.detach().cpu().contiguous() for k,v in model.state_dict().items() if k != 'cls.predictions.decoder.weight'}
+    config = model.config.to_dict() | dict(architectures=[type(model).__name__], dtype=str(next(iter(state.values())).dtype).removeprefix('torch.')) | more
+    write_whole(folder/'model.safetensors', lambda p: save_file(state, p, metadata=dict(format='pt')))
+    write_whole(folder/'config.json', lambda p: p.write_text(json.dumps(config, indent=2)+'\n', encoding='utf-8'))
 
 def load_model(
     folder:str|Path,      # with config.json and model.safetensors

@@ -23,6 +23,7 @@ class TextRecipe:
     ratio:float         # characters of the target language for each English one
     parallel:float      # share of MLM sequences made of translations side by side, so that one language helps to guess the other
     alpha:float         # a task with n rows is drawn in proportion to n**alpha
+    cross:float         # share of the pair batches whose two texts are in different languages
 
 @dataclass(frozen=True)
 class TokenizerRecipe:
@@ -86,7 +87,8 @@ _BASE = dict(
               mlm_chars=(600_000_000_000, "ours: paper's 256 B tokens at about 4.5 characters, half per language, one pass"),
               pair_rows=(100_000_000, "ours: no cap in effect; the paper has 211 M German, 111 M Spanish, 518 M English pairs"),
               held_out=(2000, "ours: 95 % interval of an accuracy under 2.2 points"),
-              ratio=(1., "paper section 3.1: equal numbers of documents"), parallel=(.1, "ours; the paper has OPUS among its MLM corpora and gives no share"), alpha=(.7, "mGTE and XLM lineage use 0.3 to 0.7; the paper gives none")),
+              ratio=(1., "paper section 3.1: equal numbers of documents"), parallel=(.1, "ours; the paper has OPUS among its MLM corpora and gives no share"), alpha=(.7, "mGTE and XLM lineage use 0.3 to 0.7; the paper gives none"),
+              cross=(.025, "paper section 3.2: 97.5 % of the pairs are in one language")),
     tokenizer=dict(vocab_size=(61_056, "config (paper section 3.1: the monolingual 30,528 doubled)"),
                    chars=(2_000_000_000, "ours: merges no longer change; the paper gives none")),
     model=dict(hidden_size=(768,'config'), num_hidden_layers=(12,'config'), num_attention_heads=(12,'config'), intermediate_size=(3072,'config'),
@@ -107,7 +109,7 @@ _BASE = dict(
 _CHANGES = dict(
     base={},
     small=dict(
-        text=dict(source=('auto','ours'), mlm_chars=(150_000_000,"ours: all that the debian source has"), pair_rows=(400_000,'ours'), held_out=(500,'ours')),
+        text=dict(source=('auto','ours'), mlm_chars=(150_000_000,"ours: all that the debian source has"), pair_rows=(400_000,'ours'), cross=(.5, 'ours, as cpu'), held_out=(500,'ours')),
         tokenizer=dict(vocab_size=(32_000,"ours: half of base at an eighth of its width"), chars=(60_000_000,'ours')),
         model=dict(hidden_size=(384,'MiniLM width'), num_hidden_layers=(8,'ours'), num_attention_heads=(6,'heads of 64 as in base'), intermediate_size=(1536,'4 x width as in base')),
         align=dict(steps=(3000,"ours: see cpu"), batch_size=(2048,'ours'), max_tokens=(64,'ours'), lr=(5e-3,'ours'), warmup=(50,'ours'), tau=(.05,'as stage 2')),
@@ -117,7 +119,7 @@ _CHANGES = dict(
         multitask=dict(steps=(1500,'ours, not yet measured'), batch_size=(256,'ours'), max_tokens=(192,'ours'), lr=(5e-5,'ours'), warmup=(50,'ours'), negatives=(7,'survey median (NV-Retriever)')),
         every=dict(checkpoint=(500,'ours'))),
     cpu=dict(
-        text=dict(source=('auto','ours'), mlm_chars=(8_000_000,"ours: one pass of what fits into the time"), pair_rows=(60_000,'ours'), held_out=(500,'ours')),
+        text=dict(source=('auto','ours'), mlm_chars=(6_000_000,"ours: one pass of what fits into the time"), pair_rows=(25_000,"ours: more is not reached in the time"), cross=(.6, "ours: both languages are new to the model, so they must be joined first"), held_out=(500,'ours')),
         tokenizer=dict(vocab_size=(16_000,"ours: a large output layer costs most of a short run"), chars=(8_000_000,'ours')),
         model=dict(hidden_size=(256,'ours'), num_hidden_layers=(4,'ours'), num_attention_heads=(4,'heads of 64 as in base'), intermediate_size=(1024,'4 x width as in base')),
         align=dict(steps=(1000,"ours"), batch_size=(512,'ours'), max_tokens=(48,'ours'), lr=(1e-2,'ours'), warmup=(20,'ours'), tau=(.05,'as stage 2')),
@@ -126,7 +128,7 @@ _CHANGES = dict(
         multitask=dict(steps=(150,'ours'), batch_size=(96,'ours'), max_tokens=(96,'ours'), lr=(1e-4,'ours'), warmup=(10,'ours'), negatives=(3,'ours')),
         every=dict(checkpoint=(50,"ours: about half a minute of work"))),
     sample=dict(
-        text=dict(source=('sample','ours'), mlm_chars=(1_000_000,'ours: all of it'), pair_rows=(10_000,'ours'), held_out=(100,'ours')),
+        text=dict(source=('sample','ours'), mlm_chars=(1_000_000,'ours: all of it'), pair_rows=(10_000,'ours'), cross=(.6,'as cpu'), held_out=(100,'ours')),
         tokenizer=dict(vocab_size=(2000,"ours: what the sample supports"), chars=(1_000_000,'ours')),
         model=dict(hidden_size=(64,'ours'), num_hidden_layers=(2,'ours'), num_attention_heads=(2,'ours'), intermediate_size=(256,'4 x width as in base')),
         align=dict(steps=(60,'ours'), batch_size=(64,'ours'), max_tokens=(64,'ours'), lr=(1e-2,'ours'), warmup=(5,'ours'), tau=(.05,'as stage 2')),
@@ -178,6 +180,7 @@ def recipe(
 def _check(r):
     m,t = r.model,r.text
     if not 0 <= t.parallel < 1: raise ValueError(f"text: parallel {t.parallel} is a share, from 0 to below 1")
+    if not 0 < t.cross <= 1: raise ValueError(f"text: cross {t.cross} is a share, above 0 and at most 1")
     if not t.ratio > 0: raise ValueError(f"text: ratio {t.ratio} must be above 0")
     if m.hidden_size % m.num_attention_heads: raise ValueError(f"hidden_size {m.hidden_size} does not divide by num_attention_heads {m.num_attention_heads}")
     if r.tokenizer.vocab_size < 300: raise ValueError(f"vocab_size {r.tokenizer.vocab_size} is too small: 256 bytes and 5 special tokens come first; use at least 300")

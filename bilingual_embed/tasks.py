@@ -28,9 +28,13 @@ def pick_source(
     scale:str, # how much a source fetches: cpu, small or base
 )->tuple:      # (source, why it was taken)
     "The source to read, and the reason in a sentence"
-    from bilingual_embed.debian import DebianSource           # only who asks for them pays for importing them
-    from bilingual_embed.hub import HubSource
-    make = dict(debian=lambda: DebianSource(scale='small' if scale == 'base' else scale), hub=lambda: HubSource(scale=scale), sample=SampleSource)
+    def debian():
+        from bilingual_embed.debian import DebianSource       # only who reads it imports it
+        return DebianSource(scale='small' if scale == 'base' else scale)
+    def hub():
+        from bilingual_embed.hub import HubSource
+        return HubSource(scale=scale)
+    make = dict(debian=debian, hub=hub, sample=SampleSource)
     if name == 'auto':
         tried = []
         for n in ('debian','hub','sample'):
@@ -176,10 +180,19 @@ class Corpus:
                 for i,(q,p) in enumerate(zip(b['query'].to_pylist(), b['target'].to_pylist())):
                     if n >= budget: break
                     yield f'{q} {p}' if i % 2 else f'{p} {q}'; n += len(q) + len(p)
-    def tasks(self, alpha:float=.7)->list[Task]: # one a table; mlm needs a tokenizer and is made by `mlm_tasks`
-        "Pairs, triplets, scored and labelled tasks, weighted by rows**alpha"
+    def tasks(self,
+        alpha:float=.7,        # a task with n rows weighs n**alpha
+        cross:float|None=None, # share of the pair tasks' weight that cross-lingual ones get together; None: as it comes
+    )->list[Task]:             # one a table; mlm needs a tokenizer and is made in the stages room
+        "Pairs, triplets, scored and labelled tasks"
         kinds = dict(pair='pairs', triplet='triplets', scored='scored', labelled='labelled')
-        return [Task(t.path.stem.split('~',1)[1].replace('.','/'), kinds[t.kind], t, len(t)**alpha) for t in self.tables if t.kind in kinds]
+        name = lambda t: f"{kinds[t.kind]}/{t.path.stem.split('~',1)[1].replace('.','/')}"; weight = {t.path: len(t)**alpha for t in self.tables}
+        pairs = [t for t in self.tables if t.kind == 'pair']; both = [t for t in pairs if '-' in t.path.stem.rsplit('.',1)[1]]; one = [t for t in pairs if t not in both]
+        if cross is not None and both and one:
+            for group,share in ((both, cross), (one, 1-cross)):
+                if not share: weight |= {t.path: 0. for t in group}; continue
+                total = sum(weight[t.path] for t in group); weight |= {t.path: weight[t.path]*share/total for t in group}
+        return [Task(name(t), kinds[t.kind], t, weight[t.path]) for t in self.tables if t.kind in kinds and weight[t.path] > 0]
     def describe(self)->list[dict]: # kind, source, lang, rows, characters
         "Rows by kind, set and language"
         out = []
@@ -221,6 +234,19 @@ def _held_out(tables, folder, r)->list[dict]: # what was written
         out.append(dict(set='held-out-sections', lang=lang, rows=len(found)))
     return out
 
+def _long_documents(tables, folder, r, chars=150_000, least=20_000)->dict[str,list[tuple]]: # kept apart: (table, row) by language
+    "Long documents to judge the backbone by, as many as make `chars` characters, at most a tenth of their table"
+    out = {}
+    for lang in r.langs:
+        rows,n = [],0
+        for t in tables:
+            if t.kind != 'document' or t.path.stem.rsplit('.',1)[1] != lang: continue
+            size = pc.utf8_length(t.table['text']).to_numpy(); order = np.argsort(t.table['hash'].to_numpy())
+            for i in [i for i in order if size[i] >= least][:max(1, len(t)//10)]:
+                if n < chars: rows.append(t[int(i)].text); n += size[i]
+        if rows: _write_jsonl(folder/f'{lang}.jsonl', (dict(text=x) for x in rows)); out[lang] = rows
+    return out
+
 def _lay_down(part, bars, r, hold)->tuple[list[dict],int]: # held-out sets, rows that left because they hold judged text
     "From all/ to tables/: below the bar, without what is judged"
     tables = [t for t in map(Table, sorted((part/'all').glob('*.arrow')))]
@@ -228,12 +254,17 @@ def _lay_down(part, bars, r, hold)->tuple[list[dict],int]: # held-out sets, rows
         lang = t.path.stem.rsplit('.',1)[1]; key = (RECORDS[t.kind], lang) if t.kind == 'document' else (RECORDS[t.kind], t.column('source')[0] if len(t) else '', lang)
         t.table = t.table.filter(pc.less(t.table['hash'], pa.scalar(min(bars[key], 2**64-1), pa.uint64())))
     held = _held_out(tables, part/'held_out', r) if hold else []
-    judge,gone = Decontaminator(eval_texts(part/'held_out') if held else []),0
+    long = _long_documents(tables, part/'long', r)
+    judge,gone = Decontaminator([*(eval_texts(part/'held_out') if hold else ()), *(x for l in long.values() for x in l)]),0
     for t in tables:
         if not len(t.table): continue
         with ipc.new_file(str(part/'tables'/t.path.name), t.table.schema) as w:
             for b in t.table.to_batches(max_chunksize=1000):
-                if held:
+                if t.kind == 'document' and (held or long):                 # a document loses the paragraphs that are judged, not its life
+                    lines = [x.split('\n') for x in b['text'].to_pylist()]; hits = iter(judge.find_all([l for x in lines for l in x]))
+                    kept = ['\n'.join(l for l in x if not next(hits)) for x in lines]; whole = np.array([len(k) >= 100 for k in kept]); gone += int((~whole).sum())
+                    b = b.set_column(0, 'text', pa.array(kept, pa.large_string())).filter(pa.array(whole))
+                elif held or long:
                     texts = [f for f in _TEXT[t.kind] if f not in ('score','label','negatives')]
                     hit = np.array([judge.find_all(b[f].to_pylist()) for f in texts]).any(0); gone += int(hit.sum()); b = b.filter(pa.array(~hit))
                 w.write_batch(b)
@@ -272,7 +303,8 @@ def load_corpus(
     if (folder/'corpus.json').exists(): log(f"clean text is at hand in {folder.name}"); return open_corpus(folder)
     part = folder.with_name(folder.name+'.part'); shutil.rmtree(part, ignore_errors=True); (part/'tables').mkdir(parents=True)
     lang2,skips,report = r.langs[1],Skips(),CleanReport()
-    test = Decontaminator(eval_texts(*evals))
+    write_sample_eval(part/'held_out', r.langs)                                    # ours, small: every run is judged on them too
+    test = Decontaminator(eval_texts(*evals, part/'held_out'))
     sample = SampleSource(); extra = [] if source.name == 'sample' else [sample]      # few sources have graded pairs and classes: ours are added
     thin = {}
     def stream():
@@ -286,7 +318,6 @@ def load_corpus(
     w = Writer(part/'all')
     for rec,h in clean(stream(), r.langs, report, dedup=Deduper(), decontaminate=test, tagged=True): w.add(rec, h)
     w.close(); log(f"read and cleaned in {time.perf_counter()-t0:.0f} s")
-    if source.name == 'sample': write_sample_eval(part/'held_out', r.langs)
     held,gone = _lay_down(part, {k: t.bar for k,t in thin.items()}, r, hold=source.name != 'sample')
     if gone: log(f"{gone} rows left because they hold text of the sets kept apart for judging")
     for t in _mined(part, r): log(t)

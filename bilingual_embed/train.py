@@ -22,9 +22,9 @@ from tqdm import tqdm
 
 from .batches import Batch, Batcher, ahead
 from .infonce import info_nce
-from .mlm import mlm_loss
+from .mlm import mlm_head_loss
 from .model import JinaBertForMaskedLM, JinaBertModel, load_model, mean_pool
-from .pearson import pearson_loss
+from .pearson import ConstantScores, pearson_loss
 from .recipes import Recipe, StageRecipe
 from .records import Task
 from .sampler import Sampler, mix
@@ -58,7 +58,7 @@ class Objective(nn.Module):
         return LOSS[batch.kind](self, batch)
 
 def _mlm(o, b):
-    loss,n = o.model(b.tokens[0].ids, labels=b.target).loss,(b.target != -100).sum()
+    loss,n = o.model(b.tokens[0].ids, labels=b.target, head_loss=mlm_head_loss).loss,(b.target != -100).sum()
     return loss if o.mean_count is None else loss*n/o.mean_count(n)   # every masked token of the global batch counts the same
 def _contrastive(o, b):
     q,p,*neg = o.embed(b)
@@ -194,7 +194,7 @@ def train(
     seed:int=42,
     fingerprint:str='',   # of all that decides the result; a checkpoint of another one is refused
     depth:str='all',      # all or embeddings, see `Objective`
-    progress:float=10.,   # seconds between updates of the progress bar; 0 shows none
+    progress:float=20.,   # seconds between updates of the progress bar; 0 shows none
     budget:int=4096,      # padded tokens in a rectangle
 )->dict:                  # steps, tokens, seconds, precision, skipped
     "Trains the model in place, from the folder's checkpoint where there is one"
@@ -210,7 +210,7 @@ def train(
     opt = torch.optim.AdamW(param_groups(objective, s.weight_decay), lr=s.lr, betas=s.betas, eps=s.eps, fused=True)
     objective_,opt_ = acc.prepare(objective, opt); objective_.train()
     plain = acc.unwrap_model(objective_)
-    start,skipped,bad,tokens0 = 0,0,0,0
+    start,skipped,bad,tokens0,constant = 0,0,0,0,0
     if state.exists():
         meta = read_meta(state)
         if meta['fingerprint'] != fingerprint: raise CheckpointError(f"{state} belongs to another recipe or another text ({meta['fingerprint']}, this is {fingerprint}); choose another run folder, or delete it to start again")
@@ -227,23 +227,27 @@ def train(
             total,n = 0.,0
             for a in range(micro):
                 _,batch = next(batches); batch = batch.to(acc.device)
+                n += batch.n_tokens
                 with (acc.no_sync(objective_) if a < micro-1 else nullcontext()):
-                    loss = objective_(batch)/micro; acc.backward(loss)
-                total += loss.detach().float(); n += batch.n_tokens
-            norm = acc.clip_grad_norm_(objective.parameters(), s.clip or math.inf)
-            total = acc.reduce(total, 'mean').item(); norm = float(norm); ok = math.isfinite(norm) and math.isfinite(total)
+                    try: loss = objective_(batch)/micro
+                    except ConstantScores: total = total + math.nan; constant += 1; continue       # equal scores teach no order; every process sees the same
+                    acc.backward(loss)
+                total = total + loss.detach().float()
+            norm = math.nan if isinstance(total, float) else float(acc.clip_grad_norm_(objective.parameters(), s.clip or math.inf))
+            total = total if isinstance(total, float) else acc.reduce(total, 'mean').item(); ok = math.isfinite(norm) and math.isfinite(total)
             if ok: opt_.step(); bad = 0
             else: skipped += 1; bad += 1
             opt_.zero_grad(set_to_none=True); now = time.perf_counter(); tokens += n*world
             if first: log.row(step=step, kind=batch.kind, task=batch.task, loss=repr(total), grad_norm=repr(norm), lr=repr(learning_rate(step, s)), tokens=n*world, seconds=f'{now-t:.4f}', skipped=int(not ok))
             t = now
-            if bad >= 10: raise TrainingError(f"{name}: loss or gradient was not finite in 10 steps running, up to step {step} (task {batch.task}); lower lr (now {s.lr}) or use precision fp32 or bf16. The last checkpoint is kept")
+            if bad >= 10: raise TrainingError(f"{name}: loss or gradient was not finite in 10 steps running, up to step {step} (task {batch.task}); lower lr (now {s.lr}) or use precision fp32 or bf16" + (f"; in {constant} of them all similarity scores of the batch were equal: give the set more different scores, or a larger batch_size" if constant else '') + ". The last checkpoint is kept")
             if first and ((step+1) % s.checkpoint == 0 or step+1 == s.steps): save_state(state, plain, opt, step=step+1, fingerprint=fingerprint, skipped=skipped, tokens=tokens0+tokens, name=name)
             bar.set_postfix_str(f"{batch.kind} {total:.3f}, {tokens/(now-t0):,.0f} tokens/s" + (f", {skipped} steps skipped" if skipped else ''), refresh=False); bar.update()
         acc.wait_for_everyone()
     finally:
         bar.close()
         if log: log.close()
-    if skipped and first: print(f"{name}: {skipped} of {s.steps} steps were skipped because loss or gradient was not finite")
+    if skipped and first: print(f"{name}: {skipped} of {s.steps} steps were skipped because loss or gradient was not finite" + (f" ({constant} since {start}: all scores of the batch were equal)" if constant else ''))
+    for note in make.notes if first else (): print(f"{name}: {note}")
     model.eval()
     return dict(steps=s.steps, tokens=tokens0+tokens, seconds=round(time.perf_counter()-t0, 2), precision=precision, skipped=skipped, processes=world)

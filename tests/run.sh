@@ -4,6 +4,7 @@
 #   bash tests/run.sh --slow     whatever follows goes to pytest
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+BILINGUAL_EMBED_FIGURES=$(mktemp -d); export BILINGUAL_EMBED_FIGURES; trap 'rm -rf "$BILINGUAL_EMBED_FIGURES"' EXIT      # pictures that tests draw
 export OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 TRANSFORMERS_OFFLINE=1 TOKENIZERS_PARALLELISM=false MPLBACKEND=agg PYTHONUNBUFFERED=1
 exec </dev/null
 python() { command "${PYTHON:-python}" "$@"; }

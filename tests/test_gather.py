@@ -1,5 +1,7 @@
 "Every loss over two real processes: gradients equal those of one process on the same global batch, with equal and unequal parts"
+import gc
 import os
+import time
 import pytest
 import torch
 import torch.distributed as dist
@@ -48,20 +50,23 @@ def net(): torch.manual_seed(1); return torch.nn.Linear(D, 8)
 def worker(rank, folder):
     torch.set_num_threads(1)
     dist.init_process_group('gloo', init_method=f'file://{folder}/store', rank=rank, world_size=2)
-    try:
-        assert dist.get_world_size() == 2
-        for cut,ends in CUTS.items():
-            lo,hi = ends[rank:rank+2]
-            x = {k: v if k == 'texts' else v[lo:hi] for k,v in batch().items()}
-            m = torch.nn.parallel.DistributedDataParallel(net())
-            out = gradients(m, m.module, x)
-            rows,start,world = all_gather_grad(torch.arange(lo, hi))
-            a,b = F.normalize(x['q'], dim=-1), F.normalize(x['p'], dim=-1)
-            try: pearson_loss(a, b, torch.ones(hi-lo)); refused = False
-            except ConstantScores as e: refused = 'all 12 scores in this batch are 1' in str(e)
-            pearson_loss(a, b, torch.full((hi-lo,), float(rank)))       # constant on each process, but not in the global batch
-            torch.save(dict(out=out, rows=rows, start=start, world=world, refused=refused), f'{folder}/{cut}-{rank}.pt')
-    finally: dist.destroy_process_group()
+    assert dist.get_world_size() == 2
+    for cut in CUTS: torch.save(part(rank, cut), f'{folder}/{cut}-{rank}.pt')
+    gc.collect(); dist.barrier()    # the wrapper must go before the group: freeing a gloo group from the wrapper's destructor can wait for itself for ever
+    dist.destroy_process_group()
+
+def part(rank, cut):
+    "What one process of two computes on its rows of the global batch"
+    lo,hi = CUTS[cut][rank:rank+2]
+    x = {k: v if k == 'texts' else v[lo:hi] for k,v in batch().items()}
+    m = torch.nn.parallel.DistributedDataParallel(net())
+    out = gradients(m, m.module, x)
+    rows,start,world = all_gather_grad(torch.arange(lo, hi))
+    a,b = F.normalize(x['q'], dim=-1), F.normalize(x['p'], dim=-1)
+    try: pearson_loss(a, b, torch.ones(hi-lo)); refused = False
+    except ConstantScores as e: refused = 'all 12 scores in this batch are 1' in str(e)
+    pearson_loss(a, b, torch.full((hi-lo,), float(rank)))       # constant on each process, but not in the global batch
+    return dict(out=out, rows=rows, start=start, world=world, refused=refused)
 
 @pytest.fixture(scope='module')
 def two(tmp_path_factory):
@@ -70,7 +75,11 @@ def two(tmp_path_factory):
     with pytest.MonkeyPatch.context() as m:
         m.setenv('OMP_NUM_THREADS', '1')
         if os.path.exists('/sys/class/net/lo'): m.setenv('GLOO_SOCKET_IFNAME', 'lo')
-        mp.spawn(worker, (str(folder),), nprocs=2)
+        run,end = mp.spawn(worker, (str(folder),), nprocs=2, join=False), time.monotonic() + 240
+        while not run.join(timeout=5):
+            if time.monotonic() > end:
+                for p in run.processes: p.kill()
+                pytest.fail("two processes did not finish in 240 s: they wait for each other")
     return {cut: [torch.load(folder/f'{cut}-{r}.pt') for r in range(2)] for cut in CUTS}
 
 @pytest.mark.parametrize('cut', CUTS)

@@ -27,10 +27,10 @@ def test_the_test_hides(bare):
     r = bare("import pandas")
     assert r.returncode and "No module named 'pandas'" in r.stderr
 
-def test_import_is_light(bare):
-    r = bare("import bilingual_embed as b; print(b.__version__, 'torch' in sys.modules, 'load' in dir(b), hasattr(b, 'lod'))")
+def test_import_registers_the_architecture(bare):
+    r = bare("import bilingual_embed as b; from transformers import AutoConfig; print(AutoConfig.for_model('bilingual_jina_bert').model_type, 'load' in dir(b), hasattr(b, 'lod'))")
     assert r.returncode == 0, r.stderr
-    assert r.stdout.split()[1:] == ['False','True','False']
+    assert r.stdout.split() == ['bilingual_jina_bert','True','False']
 
 def test_encodes_without_extras(bare, model_folder, embedder, tmp_path):
     texts = ["Good morning, harbour.", "Guten Morgen, Hafen.", "ok"]
