@@ -208,7 +208,9 @@ class DebianSource:
         if why := self.apt.have(): return False, why
         pairs = [langs] if langs else {tuple(q.split('-')) for p in self.manifest for q in p.pairs.split()}
         for pair in pairs:
-            here = [any(self.apt.descriptions(_language(p))) if _language(p) else (self.cache/'debs'/f'{p.package}.deb').is_file() for p in self.packages(pair)]
+            try: rows = self.packages(pair)
+            except DebianError as e: return False, str(e)
+            here = [any(self.apt.descriptions(_language(p))) if _language(p) else (self.cache/'debs'/f'{p.package}.deb').is_file() for p in rows]
             if all(here): return True, f"all {len(here)} packages for {'-'.join(sorted(pair, key=lambda l: l != 'en'))} are in {self.cache}"
         try: self.apt.update()
         except (DebianError, OSError) as e: return False, str(e)

@@ -26,6 +26,7 @@ from .records import Document, Labelled, Pair, RECORDS, Record, Scored, Skips, T
 def pick_source(
     name:str,  # auto, sample, debian, hub, or a folder in the layout of data/README.md
     scale:str, # how much a source fetches: cpu, small or base
+    langs:tuple[str,str]|None=None, # the pair; None: any
 )->tuple:      # (source, why it was taken)
     "The source to read, and the reason in a sentence"
     def debian():
@@ -38,14 +39,14 @@ def pick_source(
     if name == 'auto':
         tried = []
         for n in ('debian','hub','sample'):
-            s = make[n](); ok,why = s.reachable()
+            s = make[n](); ok,why = s.reachable(langs) if n == 'debian' else s.reachable()
             if ok: return s, f"auto took {n}: {why}" + ''.join(f"; not {t}" for t in tried)
             tried.append(f"{n} ({why})")
         raise RuntimeError(f"no source of text is reachable: {'; '.join(tried)}")
     if name in make: s = make[name]()
     elif Path(name).is_dir(): s = LocalSource(name)
     else: raise ValueError(f"source {name!r} is neither auto, debian, hub or sample nor a folder that exists")
-    ok,why = s.reachable()
+    ok,why = s.reachable(langs) if name == 'debian' else s.reachable()
     if not ok: raise RuntimeError(f"source {name} cannot be used here: {why}")
     return s, why
 
@@ -297,7 +298,7 @@ def load_corpus(
     log=print,                   # called with a sentence at each stage
 )->Corpus:
     "Read, thin, clean and lay down the text of a recipe; a second call opens what the first one made"
-    t0 = time.perf_counter(); source,why = pick_source(r.text.source, r.scale)
+    t0 = time.perf_counter(); source,why = pick_source(r.text.source, r.scale, r.langs)
     evals = [Path(e) for e in evals]; folder = corpus_folder(r, r.text.source if Path(r.text.source).is_dir() else source.name, evals, cache)
     log(why)
     if (folder/'corpus.json').exists(): log(f"clean text is at hand in {folder.name}"); return open_corpus(folder)
