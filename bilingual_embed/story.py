@@ -102,11 +102,11 @@ def show_fertility(run:Run)->pd.DataFrame: # tokens per word
             f"{'-'.join(langs)} ({size:,})": train_tokenizer(text(langs), size, langs, chars=share*2//len(langs), shrink=True)}
     out = fertility(toks, {l: [x[l] for x in test] for l in r.langs})
     d = pd.DataFrame(out).pivot(index='tokenizer', columns='lang', values='fertility').loc[list(toks)]
-    fig,ax = plt.subplots(figsize=(6,2.6)); d.T.plot.bar(ax=ax, rot=0, width=.75); ax.set(ylabel='tokens per word', xlabel='', title=f"A third language in the same vocabulary costs {100*(d.iloc[2]/d.iloc[1]-1).mean():.0f} % more tokens"); ax.legend(fontsize=7)
+    fig,ax = plt.subplots(figsize=(6,2.6)); d.T.plot.bar(ax=ax, rot=0, width=.75); ax.set(ylabel='tokens per word', xlabel='', title=f"A third language in the same vocabulary costs {100*(d.iloc[2]/d.iloc[1]-1).mean():.0f} % more tokens"); ax.legend(fontsize=7, loc='upper left', bbox_to_anchor=(1, 1))
     save_figure(fig, 'fertility', out, run.folder/'figures'); plt.show(); return d.round(2)
 
-# %% ../nbs/14d_story.ipynb #e7a51f56
-_NAMES = dict(mlm='cross-entropy of a masked token (nats)', pairs='InfoNCE (nats)', triplets='InfoNCE with hard negatives (nats)', scored='minus Pearson correlation', labelled='InfoNCE of classes (nats)')
+# %% ../nbs/14d_story.ipynb #3bf15d3a
+_NAMES = dict(mlm='cross-entropy (nats)', pairs='InfoNCE (nats)', triplets='InfoNCE (nats)', scored='minus correlation', labelled='InfoNCE (nats)')   # triplets: hard negatives among the candidates
 
 def show_training(run:Run, stages:tuple[str,...])->pd.DataFrame: # a row a stage and kind
     "Losses by kind, each on its own axis, and what the stages took"

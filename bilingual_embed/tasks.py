@@ -273,7 +273,7 @@ def _lay_down(part, bars, r, hold)->tuple[list[dict],int]: # held-out sets, rows
 
 def _mined(part, r)->Iterator[str]: # a sentence a set
     "Triplets for the multi-task stage where the source has none"
-    have = {t.path.stem.rsplit('.',1)[1] for t in map(Table, (part/'tables').glob('triplet~*.arrow'))}
+    have = {p.stem.rsplit('.',1)[1] for p in (part/'tables').glob('triplet~*.arrow') if not p.stem.startswith('triplet~sample-')}
     w = Writer(part/'tables')
     for t in [Table(p) for p in sorted((part/'tables').glob('pair~*.arrow'))]:
         lang = t.path.stem.rsplit('.',1)[1]
@@ -306,12 +306,11 @@ def load_corpus(
     lang2,skips,report = r.langs[1],Skips(),CleanReport()
     write_sample_eval(part/'held_out', r.langs)                                    # ours, small: every run is judged on them too
     test = Decontaminator(eval_texts(*evals, part/'held_out'))
-    sample = SampleSource(); extra = [] if source.name == 'sample' else [sample]      # few sources have graded pairs and classes: ours are added
+    sources = [source] if source.name == 'sample' else [source, SampleSource()]      # few sources have graded pairs, classes and questions: ours are added
     thin = {}
     def stream():
-        for s in (source, *extra):
+        for s in sources:
             for rec in s.read(r.langs, skips):
-                if s is sample and extra and not isinstance(rec, (Scored, Labelled)): continue
                 doc = isinstance(rec, Document); key = (type(rec), rec.lang) if doc else (type(rec), rec.source, rec.lang)
                 if key not in thin: thin[key] = Thin(r.text.mlm_chars*(r.text.ratio if rec.lang == lang2 else 1) if doc else r.text.pair_rows)
                 h = hash_of(rec, r.seed)
@@ -324,7 +323,7 @@ def load_corpus(
     for t in _mined(part, r): log(t)
     shutil.rmtree(part/'all')
     digest = xxhash.xxh3_64_hexdigest(b''.join(xxhash.xxh3_64_digest(p.read_bytes()) + p.name.encode() for p in sorted((part/'tables').glob('*.arrow'))))
-    (part/'corpus.json').write_text(json.dumps(dict(source=source.name, why=why, provenance=source.describe(), report=report.table(('kind','source','lang')).reset_index().to_dict('records'), examples=report.examples_table().to_dict('records'), skips=skips.rows(), held_out=held, seconds=round(time.perf_counter()-t0, 1), digest=digest), ensure_ascii=False, indent=1))
+    (part/'corpus.json').write_text(json.dumps(dict(source=source.name, why=why, provenance=[d for s in sources for d in s.describe()], report=report.table(('kind','source','lang')).reset_index().to_dict('records'), examples=report.examples_table().to_dict('records'), skips=skips.rows(), held_out=held, seconds=round(time.perf_counter()-t0, 1), digest=digest), ensure_ascii=False, indent=1))
     os.replace(part, folder); return open_corpus(folder)
 
 def open_corpus(folder:str|Path)->Corpus:

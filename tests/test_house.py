@@ -173,3 +173,8 @@ def test_constraints_cover_what_is_asked_for():
         v = next(v for n,v in pins.items() if canonicalize_name(n) == canonicalize_name(r.name))
         assert r.specifier.contains(v, prereleases=True), f"constraints.txt has {r.name}=={v}, settings.ini wants {r}"
     assert not any('+' in v for v in pins.values()), "a local version (+cpu) cannot be installed elsewhere"
+
+def test_readme_is_the_front_page():
+    "README.md is made from nbs/index.ipynb, never edited"
+    import subprocess
+    r = subprocess.run([sys.executable, str(ROOT/'.ci'/'readme'), '--check'], capture_output=True, text=True); assert r.returncode == 0, r.stderr
