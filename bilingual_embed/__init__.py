@@ -8,6 +8,7 @@ Importing it makes JinaBERT known to transformers and sentence-transformers, so 
 __version__ = "0.1.0"
 __all__ = ['load', 'Embedder']
 
+import warnings; warnings.filterwarnings('ignore', message='IProgress not found')   # tqdm's, in every notebook without ipywidgets
 from . import model                                     # registers the architecture
 
 def __getattr__(name): # the other rooms are imported when they are used

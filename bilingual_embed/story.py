@@ -87,7 +87,7 @@ def show_corpus(
     axs[1].legend(title='language', fontsize=7, title_fontsize=7)
     big = total.sort_values('chars').iloc[-1]; fig.suptitle(f"{int(d['rows'].sum()):,} rows, {d.chars.sum()/1e6:.1f} M characters; most are {big.kind}s in {big.lang}"); fig.tight_layout()
     save_figure(fig, 'corpus', d.to_dict('records'), figures or c.folder/'figures'); plt.close(fig); display(fig)
-    if c.skips: print(f"{sum(s['rows'] for s in c.skips)} rows could not be read:"); display(_grid(pd.DataFrame(c.skips).head(12)))
+    if c.skips: print(f"{sum(s['rows'] for s in c.skips)} rows were left out while reading:"); display(_grid(pd.DataFrame(c.skips).head(12)))
     if c.examples: display(_grid(pd.DataFrame(c.examples).groupby('step').head(1)))
     rep = pd.DataFrame(c.report); return _grid(rep.loc[:, [k for k in rep if rep[k].dtype == object or rep[k].any()]])
 
@@ -127,7 +127,7 @@ def show_backbone(run:Run, lengths=(512,1024,2048,4096,8192), n_docs:int=3)->pd.
     model = load_model(run.folder/'pretrain', head=True); widest = lengths[-1]
     docs = defaultdict(list)
     for p in sorted((run.corpus.folder/'long').glob('*.jsonl')):
-        ids = [i for row in read_rows(p) for i in tok(row['text'], add_special_tokens=False)['input_ids']]
+        ids = [i for row in read_rows(p) for i in tok.backend_tokenizer.encode(row['text'], add_special_tokens=False).ids]
         docs[p.stem] = [ids[i:i+widest] for i in range(0, len(ids)-widest+1, widest)][:n_docs]
     docs = {l:d for l,d in docs.items() if d}
     if docs:
