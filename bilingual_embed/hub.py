@@ -76,6 +76,7 @@ def open_set(
 )->Iterator[dict]:
     "Rows of one configuration, streamed"
     import datasets                                       # two seconds to import, so only who reads the hub pays for it
+    datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN = 0    # or it waits 20 s after each shuffled Parquet set for threads to end; this process lives on and gives them the time
     try:
         if files is None: ds = datasets.load_dataset(s.id, s.config[lang], split=s.split, revision=s.revision, streaming=True)
         else:
@@ -133,7 +134,7 @@ class HubSource:
         "One short question to the hub; none if it is switched off or local files stand in"
         if self.files is not None: return True, f"local files stand in for {len(self.files)} sets"
         from huggingface_hub import constants
-        if constants.HF_HUB_OFFLINE or os.environ.get('HF_HUB_OFFLINE','').upper() in ('1','ON','YES','TRUE') or os.environ.get('HF_DATASETS_OFFLINE') == '1': return False, "HF_HUB_OFFLINE is set"
+        if constants.HF_HUB_OFFLINE or os.environ.get('HF_HUB_OFFLINE','').upper() in ('1','ON','YES','TRUE') or os.environ.get('HF_DATASETS_OFFLINE') == '1': return False, "HF_HUB_OFFLINE or HF_DATASETS_OFFLINE is set"
         import urllib.error, urllib.request
         url = f'{constants.ENDPOINT}/api/datasets/wikimedia/wikipedia'
         try:

@@ -85,7 +85,7 @@ def show_corpus(
         t = total.pivot_table(index='kind', columns='lang', values=what, fill_value=0); t.plot.barh(ax=ax, legend=ax is axs[1], width=.8)
         ax.set(xscale='log', xlabel=f'{name} (log scale)', ylabel='')
     axs[1].legend(title='language', fontsize=7, title_fontsize=7)
-    big = total.sort_values('chars').iloc[-1]; fig.suptitle(f"{int(d['rows'].sum()):,} rows, {d.chars.sum()/1e6:.1f} M characters; most are {big.kind}s in {big.lang}"); fig.tight_layout()
+    big = total.sort_values('chars').iloc[-1]; fig.suptitle(f"{int(d['rows'].sum()):,} rows, {d.chars.sum()/1e6:.1f} M characters; most are {big.kind}s in {big.lang}")
     save_figure(fig, 'corpus', d.to_dict('records'), figures or c.folder/'figures'); plt.close(fig); display(fig)
     if c.skips: print(f"{sum(s['rows'] for s in c.skips)} rows were left out while reading:"); display(_grid(pd.DataFrame(c.skips).head(12)))
     if c.examples: display(_grid(pd.DataFrame(c.examples).groupby('step').head(1)))

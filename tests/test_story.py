@@ -30,7 +30,7 @@ def test_leaves_a_run_folder(ran):
     pictures = {p.stem for p in (run/'figures').glob('*.png')}
     assert {'fertility','training-align-pretrain','training-pairs-multitask','scores','map'} <= pictures, pictures
     assert all((run/'figures'/f'{p}.csv').exists() for p in pictures)
-    runs = {r[5] for r in rows(run/'scores.csv')} if False else {r['run'] for r in csv.DictReader(open(run/'scores.csv', newline=''))}
+    with open(run/'scores.csv', newline='', encoding='utf-8') as f: runs = {r['run'] for r in csv.DictReader(f)}
     assert {'tfidf','bm25','untrained','align','mlm','pairs','multitask'} <= runs
 
 def test_report_reads_well(ran):
