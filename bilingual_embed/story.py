@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['check_parameters', 'story_recipe', 'folders', 'show_recipe', 'show_corpus', 'show_fertility', 'show_training',
-           'show_backbone', 'Judge', 'show_map']
+           'show_backbone', 'Judge', 'show_map', 'keep_report']
 
 # %% ../nbs/14d_story.ipynb #b534c3a6
-import ast, json, time
+import ast, json, shutil, time
 from collections import defaultdict
 from pathlib import Path
 
@@ -31,7 +31,7 @@ from .train import read_log
 from .verdict import plot_scores, verdict
 
 __all__ = ['check_parameters','story_recipe','show_recipe','folders','load_corpus','show_corpus','start_run','show_fertility','Judge','untrained','align','pretrain','tune_pairs','tune_multitask',
-           'show_training','show_backbone','show_map']
+           'show_training','show_backbone','show_map','keep_report']
 
 # %% ../nbs/14d_story.ipynb #1cdde254
 _KNOWN = ('scale','langs','seed','out','source','evals','cache','changes')
@@ -159,8 +159,8 @@ class Judge:
     def stage(self, name:str, folder:Path):
         "Judge a stage's model"
         self.stages.append(name); self._add(load(folder), name)
-    def baselines(self, with_peers:bool=False):
-        "TF-IDF of character n-grams and BM25; published models where they are installed and asked for"
+    def baselines(self, with_peers:bool=True):
+        "TF-IDF of character n-grams and BM25; published models too where `pip install '.[peers]'` has put them"
         self.others += ['tfidf','bm25']
         self._add(TfidfEncoder(t for s in self.sets for t,_ in s.texts()), 'tfidf')
         retrieval = [t for t in self.tasks if t.metadata.type == 'Retrieval']
@@ -198,3 +198,15 @@ def show_map(run:Run, n:int=40)->None:
         for k,l in enumerate(lang.split('-')): ax.scatter(x[k*m:(k+1)*m,0], x[k*m:(k+1)*m,1], s=14, label=LANGUAGES[l])
         ax.set(title=f'{name}: {near.mean():.0%} nearest to their translation', xticks=[], yticks=[], xlabel='t-SNE plane, no unit'); rows += [dict(model=name, sentence=i % m, lang=lang.split('-')[i//m], x=float(p), y=float(q)) for i,(p,q) in enumerate(x)]
     axs[0].legend(fontsize=8); fig.suptitle(f'{m} sentences and their translations'); save_figure(fig, 'map', rows, run.folder/'figures'); plt.show()
+
+# %% ../nbs/14d_story.ipynb #e0613323
+def keep_report(run:Run)->str: # what was done
+    "Copy the notebook that papermill is executing into the run folder, as `report.ipynb`"
+    import psutil
+    for p in psutil.Process().parents():
+        try: args,cwd = p.cmdline(),Path(p.cwd())
+        except psutil.Error: continue
+        books = [a for a in args if a.endswith('.ipynb')]
+        if any('papermill' in Path(a).name for a in args) and len(books) > 1 and (cwd/books[1]).is_file():
+            shutil.copy(cwd/books[1], run.folder/'report.ipynb'); return f"this notebook is kept in {run.folder.name}/report.ipynb"
+    return f"not run by papermill with a file to write to; save this notebook in {run.folder.name}/ to keep it with its model"

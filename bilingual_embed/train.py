@@ -215,6 +215,7 @@ def train(
         meta = read_meta(state)
         if meta['fingerprint'] != fingerprint: raise CheckpointError(f"{state} belongs to another recipe or another text ({meta['fingerprint']}, this is {fingerprint}); choose another run folder, or delete it to start again")
         load_state(state, plain, opt); start,skipped,tokens0 = meta['step'],meta['skipped'],meta['tokens']
+        if acc.scaler and meta.get('scaler'): acc.scaler.load_state_dict(meta['scaler'])
         if first: print(f"{name}: goes on from step {start} of {s.steps}")
     log = Log(folder, start) if first else None
     bar = tqdm(total=s.steps, initial=start, desc=name, mininterval=progress, maxinterval=1e9, file=sys.stdout, disable=not (first and progress), dynamic_ncols=False, ncols=100)
@@ -235,13 +236,14 @@ def train(
                 total = total + loss.detach().float()
             norm = math.nan if isinstance(total, float) else float(acc.clip_grad_norm_(objective.parameters(), s.clip or math.inf))
             total = total if isinstance(total, float) else acc.reduce(total, 'mean').item(); ok = math.isfinite(norm) and math.isfinite(total)
-            if ok: opt_.step(); bad = 0
+            if ok or acc.scaler: opt_.step()          # fp16: the scaler itself passes over a step that overflowed, and lowers its scale
+            if ok: bad = 0
             else: skipped += 1; bad += 1
             opt_.zero_grad(set_to_none=True); now = time.perf_counter(); tokens += n*world
             if first: log.row(step=step, kind=batch.kind, task=batch.task, loss=repr(total), grad_norm=repr(norm), lr=repr(learning_rate(step, s)), tokens=n*world, seconds=f'{now-t:.4f}', skipped=int(not ok))
             t = now
-            if bad >= 10: raise TrainingError(f"{name}: loss or gradient was not finite in 10 steps running, up to step {step} (task {batch.task}); lower lr (now {s.lr}) or use precision fp32 or bf16" + (f"; in {constant} of them all similarity scores of the batch were equal: give the set more different scores, or a larger batch_size" if constant else '') + ". The last checkpoint is kept")
-            if first and ((step+1) % s.checkpoint == 0 or step+1 == s.steps): save_state(state, plain, opt, step=step+1, fingerprint=fingerprint, skipped=skipped, tokens=tokens0+tokens, name=name)
+            if bad >= (30 if acc.scaler else 10): raise TrainingError(f"{name}: loss or gradient was not finite in {bad} steps running, up to step {step} (task {batch.task}); lower lr (now {s.lr}) or use precision fp32 or bf16" + (f"; in {constant} of them all similarity scores of the batch were equal: give the set more different scores, or a larger batch_size" if constant else '') + ". The last checkpoint is kept")
+            if first and ((step+1) % s.checkpoint == 0 or step+1 == s.steps): save_state(state, plain, opt, step=step+1, fingerprint=fingerprint, skipped=skipped, tokens=tokens0+tokens, name=name, scaler=acc.scaler.state_dict() if acc.scaler else None)
             bar.set_postfix_str(f"{batch.kind} {total:.3f}, {tokens/(now-t0):,.0f} tokens/s" + (f", {skipped} steps skipped" if skipped else ''), refresh=False); bar.update()
         acc.wait_for_everyone()
     finally:

@@ -13,7 +13,7 @@ CHANGES = ','.join(f'{k}={v}' for k,v in FEW.items())
 
 def story(out, folder, cache, *more, ok=True):
     r = subprocess.run([sys.executable, '-m', 'papermill', str(ROOT/'nbs'/'run_all.ipynb'), str(out), '-p', 'scale', 'sample', '-p', 'out', str(folder), '-p', 'cache', str(cache), '-p', 'changes', CHANGES,
-                        '--no-progress-bar', *more], capture_output=True, text=True, cwd=out.parent, timeout=900)
+                        '--no-progress-bar', *more], capture_output=True, text=True, cwd=out.parent, timeout=900, env={k: v for k,v in os.environ.items() if k != 'MPLBACKEND'})   # the kernel's own way to draw, as a reader has it
     assert (r.returncode == 0) == ok, r.stderr[-3000:]
     return r
 
@@ -26,7 +26,7 @@ def rows(path): # scores without their times
 
 def test_leaves_a_run_folder(ran):
     run = ran/'run'
-    for name in ('recipe.json','corpus.json','tokenizer','model.safetensors','config.json','modules.json','scores.csv','verdict.txt', *STAGES): assert (run/name).exists(), name
+    for name in ('recipe.json','corpus.json','tokenizer','model.safetensors','config.json','modules.json','scores.csv','verdict.txt','report.ipynb', *STAGES): assert (run/name).exists(), name
     pictures = {p.stem for p in (run/'figures').glob('*.png')}
     assert {'fertility','training-align-pretrain','training-pairs-multitask','scores','map'} <= pictures, pictures
     assert all((run/'figures'/f'{p}.csv').exists() for p in pictures)
@@ -41,6 +41,7 @@ def test_report_reads_well(ran):
     assert not [t for t in text if 'Warning' in t], [t for t in text if 'Warning' in t][:3]
     assert sum(len(t.splitlines()) for t in text) < 150
     assert sum('image/png' in o.get('data', {}) for o in outs) >= 6
+    kept = nbformat.read(ran/'run'/'report.ipynb', 4); assert [c.outputs for c in kept.cells[:-1] if c.cell_type == 'code'] == [c.outputs for c in nb.cells[:-1] if c.cell_type == 'code']   # all but the cell that copies
 
 def test_picks_up_what_is_done(ran):
     before,stamp = rows(ran/'run'/'scores.csv'),(ran/'run'/'multitask'/'model.safetensors').stat().st_mtime_ns
