@@ -19,7 +19,7 @@ from torch import Tensor
 
 from .mlm import mask_tokens
 from .rectangles import Tokens, chunks
-from .records import Labelled, Pair, Scored, Task, Triplet
+from .records import Labelled, Pair, room_on, Scored, Task, Triplet
 from .sampler import Draw, Sampler, mix
 from .tokenizer import starts_of
 from .tuples import classes_of, draw_tuples
@@ -52,7 +52,7 @@ def pack(
 )->Packed:
     "Tokenise documents into one stream on disk, written under another name and then renamed"
     path = Path(path); part = path.with_name(path.name+'.part'); n = docs = 0
-    with part.open('wb') as f:
+    with room_on(path.parent), part.open('wb') as f:
         def flush(block):
             nonlocal n, docs
             for e in tokenizer.backend_tokenizer.encode_batch_fast(block):

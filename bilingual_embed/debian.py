@@ -8,7 +8,6 @@ __all__ = ['SCALES', 'READERS', 'DebianError', 'Package', 'load_manifest', 'unpa
 # %% ../nbs/03a_debian.ipynb #bd2c703a
 import csv, errno, fcntl, json, os, re, shutil, subprocess, tarfile, time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from .corpus import checksum
 from .debian_docs import read_catalogues, read_descriptions, read_gnome, read_html, read_kde, read_libreoffice
 from .debian_words import (read_apertium, read_bible, read_definitions, read_ding, read_fortunes, read_freedict, read_mythes,
                                           read_openthesaurus, read_wordnet)
-from .records import Record, Skips, repo_path
+from .records import DiskFull, Record, repo_path, room_on, Skips
 
 # %% ../nbs/03a_debian.ipynb #2455d766
 SCALES = dict(sample='cpu', cpu='cpu', small='small', base='small')  # scale of a recipe -> column of the manifest
@@ -77,16 +76,6 @@ READERS:dict[str,tuple[Callable,str]] = dict(  # name -> function, pattern of th
     fortunes=(read_fortunes, r'usr/share/games/fortunes/'))
 
 # %% ../nbs/03a_debian.ipynb #72bf9216
-@contextmanager
-def _room_on(folder):
-    "A full disk is told as such"
-    try: yield
-    except OSError as e:
-        if e.errno not in (errno.ENOSPC, errno.EDQUOT): raise
-        free = shutil.disk_usage(folder).free/1e6
-        raise DebianError(f"the disk is full ({free:.0f} MB free) while writing {e.filename or folder}; free some space or give another cache folder, "
-                          "then run again: what is there is kept") from None
-
 def unpack_deb(
     deb:Path,      # a .deb file
     into:Path,     # folder that will hold the files; it appears whole or not at all
@@ -96,7 +85,7 @@ def unpack_deb(
     want,n,tmp = re.compile(pattern),0,into.with_name(into.name+'.part')
     shutil.rmtree(tmp, ignore_errors=True)
     bad = f"{deb} is cut short or damaged; delete it and run again, it will be fetched anew"
-    with _room_on(tmp.parent if tmp.parent.exists() else Path.cwd()), deb.open('rb') as f:
+    with room_on(tmp.parent), deb.open('rb') as f:
         tmp.mkdir(parents=True)
         if f.read(8) != b'!<arch>\n': raise DebianError(f"{deb} is no Debian package; delete it and run again")
         while True:
@@ -146,7 +135,7 @@ class Apt:
         langs:tuple[str,...]=(), # languages of the package descriptions, () for none
     ):
         "Fetch lists of packages and descriptions; a machine's own lists are taken over"
-        with _room_on(self.folder.parent):
+        with room_on(self.folder.parent):
             for d in (self.lists/'partial', self.folder/'cache/archives/partial'): d.mkdir(parents=True, exist_ok=True)
             for p in Path('/var/lib/apt/lists').glob('*_*') if not any(self.lists.glob('*_Packages*')) else ():
                 if p.is_file() and os.access(p, os.R_OK) and ('_Packages' in p.name or p.name.endswith('Release')): shutil.copy2(p, self.lists/p.name)
@@ -158,7 +147,7 @@ class Apt:
         failed = re.findall(r'(?m)^[EW]: +(.*(?:Failed to fetch|Could not|Unable to|Temporary failure|No space|unreachable|timed out).*)$', p.stderr)
         if p.returncode or failed:
             line = re.sub(r'\S+://\S+', 'a list', (failed or p.stderr.strip().splitlines() or ['no message'])[0])[:200]
-            if 'No space' in line: raise DebianError(f"the disk is full while fetching package lists into {self.lists}; free some space or give another cache folder")
+            if 'No space' in line: raise DiskFull(errno.ENOSPC, f"the disk is full while fetching package lists into {self.lists}; free some space or give another cache folder")
             raise DebianError(f"apt-get update failed: {line}. Check the network and this machine's apt sources, or use source='sample', which needs no network")
     def descriptions(self, lang:str)->list[Path]:
         "The lists of package descriptions in a language"
@@ -224,7 +213,7 @@ class DebianSource:
     )->dict[str,Path]: # package -> folder of its unpacked files
         "Bring the packages of a pair into the cache, resuming; one process at a time"
         self.langs = tuple(langs)
-        with _room_on(self.cache.parent if self.cache.parent.exists() else Path.cwd()):
+        with room_on(self.cache.parent):
             debs = self.cache/'debs'; (debs/'part').mkdir(parents=True, exist_ok=True)
             with (self.cache/'.lock').open('w') as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)
@@ -258,9 +247,7 @@ class DebianSource:
             if not rows[n]: skips.add(f'debian/{n}', 'package not in the archive' if not problem else 'archive out of reach', problem or n); continue
             if not self._whole(deb, rows[n]): skips.add(f'debian/{n}', 'package could not be fetched whole', f'{deb}: {problem or why}'); continue
             try: out[n] = self._unpack(p, deb, rows[n])
-            except DebianError as e:
-                if 'disk is full' in str(e): raise
-                skips.add(f'debian/{n}', 'package could not be unpacked', e); continue
+            except DebianError as e: skips.add(f'debian/{n}', 'package could not be unpacked', e); continue
             self.got[n] = known[n] = rows[n]
         part = self._served_file().with_suffix('.part')
         part.write_text(json.dumps(known, indent=1)); os.replace(part, self._served_file())

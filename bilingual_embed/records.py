@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['LANGUAGES', 'RECORDS', 'Record', 'KINDS', 'split_langs', 'RecordError', 'Document', 'Pair', 'Triplet', 'Scored',
-           'Labelled', 'texts_of', 'Task', 'Score', 'Skips', 'repo_path']
+           'Labelled', 'texts_of', 'Task', 'Score', 'Skips', 'repo_path', 'DiskFull', 'room_on']
 
 # %% ../nbs/00_records.ipynb #8812755c
-import os
+import errno, os, shutil
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -164,3 +165,21 @@ def repo_path(
             if ini.is_file() and 'lib_name = bilingual_embed' in ini.read_text(encoding='utf-8', errors='replace'): return p.joinpath(*parts)
     raise FileNotFoundError("this needs a checkout of the bilingual_embed repository (its settings.ini was not found above "
                             f"{Path.cwd()}); change into the checkout, or pass the path itself")
+
+# %% ../nbs/00_records.ipynb #9c9fa260
+class DiskFull(OSError):
+    "The disk has no room; says where, and what to do"
+    def __str__(self): return self.args[1]
+
+@contextmanager
+def room_on(
+    folder, # where is written; its disk is looked at
+    kept:str='what is there is kept', # what survives
+):
+    "Turns a full disk into `DiskFull`"
+    try: yield
+    except DiskFull: raise
+    except OSError as e:
+        if e.errno not in (errno.ENOSPC, errno.EDQUOT): raise
+        there = next(p for p in (Path(folder), *Path(folder).resolve().parents) if p.exists())
+        raise DiskFull(e.errno, f"the disk is full ({shutil.disk_usage(there).free/1e6:.0f} MB free) while writing {e.filename or folder}; free some space or choose another folder, then run again: {kept}") from None

@@ -17,7 +17,7 @@ import transformers
 from .batches import pack
 from .model import JinaBertConfig, JinaBertForMaskedLM, JinaBertModel, load_model
 from .recipes import Recipe, STAGES, fingerprint, recipe_from_json, recipe_json, recipe_rows
-from .records import Task, repo_path
+from .records import Task, repo_path, room_on
 from .st import save_st
 from .tasks import Corpus
 from .tokenizer import load_tokenizer, train_tokenizer
@@ -72,13 +72,14 @@ def start_run(
         print(f"{folder.name}: the recipe has changed ({'; '.join(differ[:4])}); stages it does not touch are kept")
     run = Run(folder, r, corpus)
     if main_process():
-        old.write_text(recipe_json(r), encoding='utf-8'); (folder/'recipe.txt').write_text('\n'.join(f"{x['part']}.{x['field']} = {x['value']}    ({x['why']})" for x in recipe_rows(r)), encoding='utf-8')
-        shutil.copy(corpus.folder/'corpus.json', folder/'corpus.json')
-        tok = folder/'tokenizer'; mark = folder/'tokenizer'/'mark'
-        if not (mark.exists() and mark.read_text() == run.mark('tokenizer')):
-            half = r.tokenizer.chars/2                          # of documents, and of pairs, so that short everyday text has its words
-            t = train_tokenizer(((x, lang) for lang in r.langs for kind in ('pair','document') for x in corpus.texts(lang, half, (kind,))), r.tokenizer.vocab_size, r.langs, chars=r.tokenizer.chars, max_length=r.model.max_position_embeddings)
-            tok.mkdir(exist_ok=True); t.save_pretrained(tok); mark.write_text(run.mark('tokenizer'))
+        with room_on(folder):
+            old.write_text(recipe_json(r), encoding='utf-8'); (folder/'recipe.txt').write_text('\n'.join(f"{x['part']}.{x['field']} = {x['value']}    ({x['why']})" for x in recipe_rows(r)), encoding='utf-8')
+            shutil.copy(corpus.folder/'corpus.json', folder/'corpus.json')
+            tok = folder/'tokenizer'; mark = folder/'tokenizer'/'mark'
+            if not (mark.exists() and mark.read_text() == run.mark('tokenizer')):
+                half = r.tokenizer.chars/2                          # of documents, and of pairs, so that short everyday text has its words
+                t = train_tokenizer(((x, lang) for lang in r.langs for kind in ('pair','document') for x in corpus.texts(lang, half, (kind,))), r.tokenizer.vocab_size, r.langs, chars=r.tokenizer.chars, max_length=r.model.max_position_embeddings)
+                tok.mkdir(exist_ok=True); t.save_pretrained(tok); mark.write_text(run.mark('tokenizer'))
     wait(); run.tokenizer = load_tokenizer(folder/'tokenizer'); return run
 
 def new_model(run:Run)->JinaBertModel: # with fresh weights, the same for the same seed
@@ -112,6 +113,9 @@ def untrained(run:Run)->Path: # a model folder
 
 def _save(run, stage, model, what):
     folder = run.folder/stage; folder.mkdir(parents=True, exist_ok=True)
+    with room_on(folder, 'the stage goes on from its last checkpoint'): _write(run, stage, model, what, folder)
+
+def _write(run, stage, model, what, folder):
     save_st(folder, model.float(), run.tokenizer, max_length=run.recipe.model.max_position_embeddings)
     d = dict(stage=stage, mark=run.mark(stage), commit=commit(), torch=torch.__version__, transformers=transformers.__version__, **what)
     part = folder/'stage.json.part'; part.write_text(json.dumps(d, indent=1), encoding='utf-8'); os.replace(part, folder/'stage.json')

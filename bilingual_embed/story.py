@@ -21,7 +21,7 @@ from .model import load_model
 from .plots import save_figure
 from .readers import read_rows
 from .recipes import Recipe, recipe, recipe_rows
-from .records import LANGUAGES
+from .records import LANGUAGES, room_on
 from .corpus import SampleSource
 from .stages import Run, align, pretrain, start_run, tune_multitask, tune_pairs, untrained
 from .tasks import Corpus, load_corpus
@@ -154,8 +154,9 @@ class Judge:
         self.tasks = local_tasks(names, run.recipe.langs) + (local_tasks(list(evals), run.recipe.langs, quick=quick) if evals else [])
         if evals: self.sets += read_tests(list(evals), run.recipe.langs, quick=quick)
     def _add(self, encoder, name, tasks=None):
-        t = time.perf_counter(); s = evaluate(encoder, tasks or self.tasks, name, self.run.recipe.seed, self.out)
-        write_scores(self.run.folder/'scores.csv', s); print(f"{name}: {len({x.task for x in s})} scores in {time.perf_counter()-t:.0f} s"); return s
+        t = time.perf_counter()
+        with room_on(self.run.folder): s = evaluate(encoder, tasks or self.tasks, name, self.run.recipe.seed, self.out); write_scores(self.run.folder/'scores.csv', s)
+        print(f"{name}: {len({x.task for x in s})} scores in {time.perf_counter()-t:.0f} s"); return s
     def stage(self, name:str, folder:Path):
         "Judge a stage's model"
         self.stages.append(name); self._add(load(folder), name)

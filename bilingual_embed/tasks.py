@@ -20,13 +20,14 @@ import xxhash
 from .clean import CleanReport, Decontaminator, Deduper, clean, eval_texts
 from .corpus import LocalSource, SampleSource, sentences, write_sample_eval
 from .recipes import Recipe, fingerprint
-from .records import Document, Labelled, Pair, RECORDS, Record, Scored, Skips, Task, Triplet, repo_path, texts_of
+from .records import DiskFull, Document, Labelled, Pair, RECORDS, Record, Scored, Skips, Task, Triplet, repo_path, room_on, texts_of
 
 # %% ../nbs/03d_tasks.ipynb #d043b342
 def pick_source(
     name:str,  # auto, sample, debian, hub, or a folder in the layout of data/README.md
     scale:str, # how much a source fetches: cpu, small or base
     langs:tuple[str,str]|None=None, # the pair; None: any
+    on_error:str='skip', # bad rows of the hub and of a folder: 'skip' counts them, 'stop' raises at the first
 )->tuple:      # (source, why it was taken)
     "The source to read, and the reason in a sentence"
     def debian():
@@ -34,7 +35,7 @@ def pick_source(
         return DebianSource(scale='small' if scale == 'base' else scale)
     def hub():
         from bilingual_embed.hub import HubSource
-        return HubSource(scale=scale)
+        return HubSource(scale=scale, on_error=on_error)
     make = dict(debian=debian, hub=hub, sample=SampleSource)
     if name == 'auto':
         tried = []
@@ -44,7 +45,7 @@ def pick_source(
             tried.append(f"{n} ({why})")
         raise RuntimeError(f"no source of text is reachable: {'; '.join(tried)}")
     if name in make: s = make[name]()
-    elif Path(name).is_dir(): s = LocalSource(name)
+    elif Path(name).is_dir(): s = LocalSource(name, on_error=on_error)
     else: raise ValueError(f"source {name!r} is neither auto, debian, hub or sample nor a folder that exists")
     ok,why = s.reachable(langs) if name == 'debian' else s.reachable()
     if not ok: raise RuntimeError(f"source {name} cannot be used here: {why}")
@@ -324,10 +325,13 @@ def load_corpus(
     log=print,                   # called with a sentence at each stage
 )->Corpus:
     "Read, thin, clean and lay down the text of a recipe; a second call opens what the first one made"
-    t0 = time.perf_counter(); source,why = pick_source(r.text.source, r.scale, r.langs)
+    t0 = time.perf_counter(); source,why = pick_source(r.text.source, r.scale, r.langs, on_error)
     evals = [Path(e) for e in evals]; folder = corpus_folder(r, r.text.source if Path(r.text.source).is_dir() else source.name, evals, cache)
     log(why)
     if (folder/'corpus.json').exists(): log(f"clean text is at hand in {folder.name}"); return open_corpus(folder)
+    with room_on(folder.parent): return _make_corpus(r, source, why, evals, folder, log, t0)
+
+def _make_corpus(r, source, why, evals, folder, log, t0):
     part = folder.with_name(folder.name+'.part'); shutil.rmtree(part, ignore_errors=True); (part/'tables').mkdir(parents=True)
     lang2,skips,report = r.langs[1],Skips(),CleanReport()
     write_sample_eval(part/'held_out', r.langs)                                    # ours, small: every run is judged on them too

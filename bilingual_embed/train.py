@@ -26,7 +26,7 @@ from .mlm import mlm_head_loss
 from .model import JinaBertForMaskedLM, JinaBertModel, load_model, mean_pool
 from .pearson import ConstantScores, pearson_loss
 from .recipes import Recipe, StageRecipe
-from .records import Task
+from .records import room_on, Task
 from .sampler import Sampler, mix
 from .tuples import tuple_loss
 
@@ -222,29 +222,30 @@ def train(
     t0 = t = time.perf_counter(); tokens = 0; micro = s.accumulate
     batches = ahead(make, start*micro, s.steps*micro)
     try:
-        for step in range(start, s.steps):
-            for g in opt.param_groups: g['lr'] = learning_rate(step, s)
-            torch.manual_seed(int(mix(np.array([step]), seed*1_000_003 + key*31 + rank)[0] >> np.uint64(1)))
-            total,n = 0.,0
-            for a in range(micro):
-                _,batch = next(batches); batch = batch.to(acc.device)
-                n += batch.n_tokens
-                with (acc.no_sync(objective_) if a < micro-1 else nullcontext()):
-                    try: loss = objective_(batch)/micro
-                    except ConstantScores: total = total + math.nan; constant += 1; continue       # equal scores teach no order; every process sees the same
-                    acc.backward(loss)
-                total = total + loss.detach().float()
-            norm = math.nan if isinstance(total, float) else float(acc.clip_grad_norm_(objective.parameters(), s.clip or math.inf))
-            total = total if isinstance(total, float) else acc.reduce(total, 'mean').item(); ok = math.isfinite(norm) and math.isfinite(total)
-            if ok or acc.scaler: opt_.step()          # fp16: the scaler itself passes over a step that overflowed, and lowers its scale
-            if ok: bad = 0
-            else: skipped += 1; bad += 1
-            opt_.zero_grad(set_to_none=True); now = time.perf_counter(); tokens += n*world
-            if first: log.row(step=step, kind=batch.kind, task=batch.task, loss=repr(total), grad_norm=repr(norm), lr=repr(learning_rate(step, s)), tokens=n*world, seconds=f'{now-t:.4f}', skipped=int(not ok))
-            t = now
-            if bad >= (30 if acc.scaler else 10): raise TrainingError(f"{name}: loss or gradient was not finite in {bad} steps running, up to step {step} (task {batch.task}); lower lr (now {s.lr}) or use precision fp32 or bf16" + (f"; in {constant} of them all similarity scores of the batch were equal: give the set more different scores, or a larger batch_size" if constant else '') + ". The last checkpoint is kept")
-            if first and ((step+1) % s.checkpoint == 0 or step+1 == s.steps): save_state(state, plain, opt, step=step+1, fingerprint=fingerprint, skipped=skipped, tokens=tokens0+tokens, name=name, scaler=acc.scaler.state_dict() if acc.scaler else None)
-            bar.set_postfix_str(f"{batch.kind} {total:.3f}, {tokens/(now-t0):,.0f} tokens/s" + (f", {skipped} steps skipped" if skipped else ''), refresh=False); bar.update()
+        with room_on(folder, 'it goes on from the last checkpoint'):
+            for step in range(start, s.steps):
+                for g in opt.param_groups: g['lr'] = learning_rate(step, s)
+                torch.manual_seed(int(mix(np.array([step]), seed*1_000_003 + key*31 + rank)[0] >> np.uint64(1)))
+                total,n = 0.,0
+                for a in range(micro):
+                    _,batch = next(batches); batch = batch.to(acc.device)
+                    n += batch.n_tokens
+                    with (acc.no_sync(objective_) if a < micro-1 else nullcontext()):
+                        try: loss = objective_(batch)/micro
+                        except ConstantScores: total = total + math.nan; constant += 1; continue       # equal scores teach no order; every process sees the same
+                        acc.backward(loss)
+                    total = total + loss.detach().float()
+                norm = math.nan if isinstance(total, float) else float(acc.clip_grad_norm_(objective.parameters(), s.clip or math.inf))
+                total = total if isinstance(total, float) else acc.reduce(total, 'mean').item(); ok = math.isfinite(norm) and math.isfinite(total)
+                if ok or acc.scaler: opt_.step()          # fp16: the scaler itself passes over a step that overflowed, and lowers its scale
+                if ok: bad = 0
+                else: skipped += 1; bad += 1
+                opt_.zero_grad(set_to_none=True); now = time.perf_counter(); tokens += n*world
+                if first: log.row(step=step, kind=batch.kind, task=batch.task, loss=repr(total), grad_norm=repr(norm), lr=repr(learning_rate(step, s)), tokens=n*world, seconds=f'{now-t:.4f}', skipped=int(not ok))
+                t = now
+                if bad >= (30 if acc.scaler else 10): raise TrainingError(f"{name}: loss or gradient was not finite in {bad} steps running, up to step {step} (task {batch.task}); lower lr (now {s.lr}) or use precision fp32 or bf16" + (f"; in {constant} of them all similarity scores of the batch were equal: give the set more different scores, or a larger batch_size" if constant else '') + ". The last checkpoint is kept")
+                if first and ((step+1) % s.checkpoint == 0 or step+1 == s.steps): save_state(state, plain, opt, step=step+1, fingerprint=fingerprint, skipped=skipped, tokens=tokens0+tokens, name=name, scaler=acc.scaler.state_dict() if acc.scaler else None)
+                bar.set_postfix_str(f"{batch.kind} {total:.3f}, {tokens/(now-t0):,.0f} tokens/s" + (f", {skipped} steps skipped" if skipped else ''), refresh=False); bar.update()
         acc.wait_for_everyone()
     finally:
         bar.close()
