@@ -11,6 +11,7 @@ import heapq, json, os, shutil, time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -311,10 +312,14 @@ def _clozed(part, r)->Iterator[str]: # a sentence, if any
     w.close()
     if n: yield "sentences and their surroundings: " + ', '.join(f"{c:,} pairs in {l}" for l,c in n.items())
 
+_MAKERS = ('readers','corpus','debian_docs','debian_words','debian','hub','clean','tasks')
+
 def corpus_folder(r:Recipe, name:str, evals:Sequence[Path], cache:Path|None=None)->Path: # where the clean text of a recipe lies
     "data/cache/text-...; the name holds everything that decides what is inside"
     sizes = sorted(f"{Path(p).name}:{sum(f.stat().st_size for f in Path(p).rglob('*') if f.is_file())}" for p in evals)
-    key = xxhash.xxh3_64_hexdigest(json.dumps([fingerprint(r,'text'), r.scale, name, sizes]).encode())[:10]
+    made = xxhash.xxh3_64()                                                        # of the sample, the manifest and the code that reads and cleans: other ones, other text
+    for p in (*sorted(repo_path('data','sample').glob('*.jsonl')), repo_path('data','debian.tsv'), *(Path(import_module(f'bilingual_embed.{m}').__file__) for m in _MAKERS)): made.update(p.read_bytes())
+    key = xxhash.xxh3_64_hexdigest(json.dumps([fingerprint(r,'text'), r.scale, name, sizes, made.hexdigest()]).encode())[:10]
     return Path(cache or repo_path('data','cache'))/f"text-{r.scale}-{'-'.join(r.langs)}-{Path(name).name}-{key}"
 
 def load_corpus(
