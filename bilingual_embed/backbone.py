@@ -116,8 +116,8 @@ def plot_lengths(
     ticks = sorted({r['length'] for r in rows}); last = ticks[-1]
     if not title:
         end = [r for r in rows if r['length'] == last]; say = {'better':[], 'worse':[], 'the same':[]}
-        for r in end: say['better' if r['change_high'] < 0 else 'worse' if r['change_low'] > 0 else 'the same'].append(' '.join(filter(None, (r['model'], r['lang']))))
-        title = f"From {ticks[0]} to {last} tokens prediction gets " + ', '.join(f"{w} ({', '.join(v)})" for w,v in say.items() if v) if len(ticks) > 1 else f'Perplexity at {last} tokens'
+        for r in end: say['better' if r['change_high'] < 0 else 'worse' if r['change_low'] > 0 else 'the same'].append(' '.join(filter(None, (r['model'], r['lang'], f"{100*(math.exp(r['change'])-1):+.1f} %"))))
+        title = f"From {ticks[0]} to {last} tokens perplexity gets " + ', '.join(f"{w} ({', '.join(v)})" for w,v in say.items() if v) if len(ticks) > 1 else f'Perplexity at {last} tokens'
     ax.axvline(trained, color='grey', ls=':', lw=1)
     ax.set(xscale='log', yscale='log', xlabel=f'length of the text (tokens; dotted: trained up to {trained})', ylabel='perplexity of hidden tokens', title=title)
     ax.set_xticks(ticks, [str(t) for t in ticks]); ax.minorticks_off(); ax.legend()

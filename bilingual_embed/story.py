@@ -89,7 +89,10 @@ def show_corpus(
     save_figure(fig, 'corpus', d.to_dict('records'), figures or c.folder/'figures'); plt.close(fig); display(fig)
     if c.skips: print(f"{sum(s['rows'] for s in c.skips)} rows were left out while reading:"); display(_grid(pd.DataFrame(c.skips).head(12)))
     if c.examples: display(_grid(pd.DataFrame(c.examples).groupby('step').head(1)))
-    rep = pd.DataFrame(c.report); return _grid(rep.loc[:, [k for k in rep if rep[k].dtype == object or rep[k].any()]])
+    rep = pd.DataFrame(c.report); names = ['kind','source','lang','in','left']; steps = [k for k in rep if k not in names and rep[k].any()]
+    quiet = rep[steps].sum(axis=1) == 0                                        # sets that lost nothing: one line a kind
+    rest = rep[quiet].groupby('kind', sort=False).agg({'source': lambda s: f"{len(s)} sets, nothing removed", 'lang': lambda l: '', 'in':'sum', 'left':'sum'}).reset_index()
+    return _grid(pd.concat([rep.loc[~quiet, names+steps], rest]).fillna({k: 0 for k in steps}), **{k: '{:,.0f}' for k in ('in','left',*steps)})
 
 def show_fertility(run:Run)->pd.DataFrame: # tokens per word
     "Tokens per word of the pair's own vocabulary, and of one of the same size that has to serve a third language too"
