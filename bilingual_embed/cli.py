@@ -96,6 +96,16 @@ def _evaluate(a):
     if a.out: print(f"{write_scores(a.out, scores)} rows added to {a.out}", file=sys.stderr)
 
 # %% ../nbs/15_cli.ipynb #843ea563
+def _plan(a):
+    from bilingual_embed.plan import n_parameters, plan
+    from bilingual_embed.story import story_recipe
+    r = story_recipe(a.scale, a.langs, 0, '', a.changes); n = n_parameters(r.model, r.tokenizer.vocab_size)
+    rows = plan(r, a.gpus, a.gpu_memory, a.tflops, a.mfu)
+    print(f"{a.scale} {a.langs}: {n/1e6:.1f} M parameters, {a.gpus} process{'es' if a.gpus > 1 else ''}; speed " + (f"assumed: {a.mfu:.0%} of {a.tflops:g} TFLOPS each" if a.tflops else 'measured on this machine'))
+    print(f"{'stage':10} {'steps':>8} {'tokens':>9} {'FLOPs/token':>12} {'tokens/s':>10} {'hours':>9} {'GPU-hours':>10} {'GB':>6}  fits")
+    for x in rows: print(f"{x['stage']:10} {x['steps']:8,} {x['tokens']/1e9:8.2f}B {x['flops_per_token']:12.3g} {x['tokens_per_s']:10,.0f} {x['hours']:9.2f} {x['gpu_hours']:10.1f} {x['GB']:6.1f}  {x['fits']}")
+    h = sum(x['hours'] for x in rows); print(f"in all {h:.1f} hours ({h/24:.1f} days)" + ('' if a.gpu_memory else "; pass --gpu-memory to compare the memory"))
+
 def parser()->argparse.ArgumentParser:
     "All commands and options"
     p = argparse.ArgumentParser('bilingual-embed', description='Bilingual text embeddings of up to 8192 tokens: train them from raw text, judge them, use them.',
@@ -114,12 +124,16 @@ def parser()->argparse.ArgumentParser:
     v = sub.add_parser('evaluate', help='score a model on folders of test sets', formatter_class=raw, epilog='example:\n  bilingual-embed evaluate --model runs/cpu-en-de-42 --langs en-de --tests my_tests/ --baselines')
     v.add_argument('--model', required=True, help='model folder'); v.add_argument('--langs', default='en-de', help='language pair (default: en-de)'); v.add_argument('--tests', nargs='+', required=True, help='folders of test sets, laid out as data/README.md says')
     v.add_argument('--quick', action='store_true', help='only STS, retrieval and bitext of at most 2000 items'); v.add_argument('--baselines', action='store_true', help='TF-IDF and BM25 as well'); v.add_argument('--out', default='', help='scores.csv to add the rows to')
+    q = sub.add_parser('plan', help='parameters, operations, memory and hours of a recipe, before it is run', formatter_class=raw, epilog='examples:\n  bilingual-embed plan --scale cpu\n  bilingual-embed plan --scale base --gpus 8 --gpu-memory 80 --tflops 989')
+    q.add_argument('--scale', default='cpu', choices=SCALES, help='recipe (default: cpu)'); q.add_argument('--langs', default='en-de', help='language pair (default: en-de)'); q.add_argument('--changes', default='', help='other values for the recipe, as in train')
+    q.add_argument('--gpus', type=int, default=1, help='processes (default: 1)'); q.add_argument('--gpu-memory', type=float, default=0., help='GB of each, to compare with'); q.add_argument('--tflops', type=float, default=0., help='peak of a device that is not here, in 10**12 operations a second; without it this machine is measured')
+    q.add_argument('--mfu', type=float, default=.4, help='share of that peak which training reaches: an assumption (default: 0.4)')
     return p
 
 def main(argv:list[str]|None=None)->int: # exit code: 0 done, 1 failed, 2 wrong use, 130 stopped
     "The bilingual-embed command"
     a = parser().parse_args(argv)
-    try: dict(train=_train, encode=_encode, evaluate=_evaluate)[a.command](a); return 0
+    try: dict(train=_train, encode=_encode, evaluate=_evaluate, plan=_plan)[a.command](a); return 0
     except BrokenPipeError: os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()); return 0      # the reader has seen enough
     except KeyboardInterrupt: print("stopped; what was done is kept, the same command goes on", file=sys.stderr); return 130
     except Exception as e:

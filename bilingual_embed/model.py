@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, PretrainedConfig, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput, MaskedLMOutput
-from .alibi import alibi_attention, slopes
+from .alibi import slopes
+from .attention import alibi_attention
 
 # %% ../nbs/06_model.ipynb #53c00d6f
 class JinaBertConfig(PretrainedConfig):

@@ -55,6 +55,7 @@ class StageRecipe:
     tau:float           # InfoNCE temperature; not used by mlm and by the correlation losses
     mask_rate:float     # share of tokens masked; only used by mlm
     negatives:int       # hard negatives per triplet row
+    hold:int            # padded tokens computed at once in a process; a larger batch goes through in pieces, with the same gradient (GradCache)
     accumulate:int      # micro-batches per step; each has batch_size rows, and contrastive losses see one micro-batch at a time
     weights:tuple[tuple[str,float],...] # chance of each task kind to fill a batch; only ratios matter
     betas:tuple[float,float]
@@ -103,7 +104,7 @@ _BASE = dict(
     multitask=dict(steps=(20_000,'jina-v3 retrieval adapter'), batch_size=(128,'jina-v3 retrieval adapter'), max_tokens=(512,"ours; the paper gives none"),
                    lr=(1e-5,"ours: below stage 2"), warmup=(400,"ours: 2 % of the steps"), tau=(.05,'jina-v3'), negatives=(15,'v2'),
                    weights=((('triplets',3.),('scored',1.),('labelled',.5),('pairs',1.)), "ours; the paper gives none")),
-    every=dict(tau=(.05,'unused'), mask_rate=(.3,'unused'), negatives=(0,'unused'), accumulate=(1,'ours'), betas=((.9,.98),_v2m), eps=(1e-6,_v2m), weight_decay=(.01,_v2m),
+    every=dict(tau=(.05,'unused'), mask_rate=(.3,'unused'), negatives=(0,'unused'), hold=(65_536, "ours: for 80 GB of GPU memory at base size, planned, not measured"), accumulate=(1,'ours'), betas=((.9,.98),_v2m), eps=(1e-6,_v2m), weight_decay=(.01,_v2m),
                clip=(1., "ours: guards the early steps"), precision=('bf16', "v2: FP16 for base, BF16 for large; BF16 needs no loss scaling"), checkpoint=(1000,'ours')))
 
 _CHANGES = dict(
@@ -117,7 +118,7 @@ _CHANGES = dict(
                       weights=((('mlm',1.),),'paper')),
         pairs=dict(steps=(6000,'ours, not yet measured'), batch_size=(2048,"ours"), max_tokens=(96,'ours'), lr=(3e-4,"ours: trained briefly, so higher than base"), warmup=(200,'ours')),
         multitask=dict(steps=(1500,'ours, not yet measured'), batch_size=(256,'ours'), max_tokens=(192,'ours'), lr=(5e-5,'ours'), warmup=(50,'ours'), negatives=(7,'survey median (NV-Retriever)')),
-        every=dict(checkpoint=(500,'ours'))),
+        every=dict(checkpoint=(500,'ours'), hold=(262_144, "ours: for 80 GB of GPU memory at this size, planned, not measured"))),
     cpu=dict(
         text=dict(source=('auto','ours'), mlm_chars=(5_000_000,"ours: one pass of what fits into the time"), pair_rows=(25_000,"ours: more is not reached in the time"), cross=(.6, "ours: both languages are new to the model, so they must be joined first"), held_out=(500,'ours')),
         tokenizer=dict(vocab_size=(16_000,"ours: a large output layer costs most of a short run"), chars=(8_000_000,'ours')),
@@ -128,7 +129,7 @@ _CHANGES = dict(
         pairs=dict(steps=(240,"ours: four minutes"), batch_size=(160,"ours: 192 took 6 GB"), max_tokens=(64,'ours'), lr=(3e-4,'ours'), warmup=(30,'ours')),
         multitask=dict(steps=(120,"ours: two minutes"), batch_size=(48,'ours'), max_tokens=(96,'ours'), lr=(1e-4,'ours'), warmup=(10,'ours'), negatives=(3,'ours: more cost time in proportion'),
                        weights=((('triplets',2.),('scored',2.),('labelled',.5),('pairs',2.)), "ours: pairs keep the languages together while one-language triplets train")),
-        every=dict(checkpoint=(50,"ours: about half a minute of work"))),
+        every=dict(checkpoint=(50,"ours: about half a minute of work"), hold=(32_768, "ours: every batch of this recipe at once, in 3 GB"))),
     sample=dict(
         text=dict(source=('sample','ours'), mlm_chars=(1_000_000,'ours: all of it'), pair_rows=(10_000,'ours'), cross=(.6,'as cpu'), held_out=(100,'ours')),
         tokenizer=dict(vocab_size=(2000,"ours: what the sample supports"), chars=(1_000_000,'ours')),
@@ -191,7 +192,7 @@ def _check(r):
         if s.precision not in ('fp32','bf16','fp16'): raise ValueError(f"{n}: precision {s.precision!r} is not fp32, bf16 or fp16")
         for f in ('steps','warmup','clip','negatives'):
             if getattr(s, f) < 0: raise ValueError(f"{n}: {f} is {getattr(s,f)}, below 0")
-        for f in ('batch_size','max_tokens','accumulate','checkpoint','lr','tau'):
+        for f in ('batch_size','max_tokens','hold','accumulate','checkpoint','lr','tau'):
             if getattr(s, f) <= 0: raise ValueError(f"{n}: {f} is {getattr(s,f)}; it must be above 0")
         if s.max_tokens > m.max_position_embeddings: raise ValueError(f"{n}: max_tokens {s.max_tokens} is beyond the model's {m.max_position_embeddings}")
         if not 0 < s.mask_rate < 1: raise ValueError(f"{n}: mask_rate {s.mask_rate} is not between 0 and 1")

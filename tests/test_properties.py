@@ -6,8 +6,9 @@ import pytest
 import torch
 from hypothesis import assume, example, given, settings, strategies as st
 from torch.testing import assert_close
-from bilingual_embed import alibi, load
-from bilingual_embed.alibi import alibi_attention, alibi_bias, slopes
+from bilingual_embed import attention, load
+from bilingual_embed.alibi import alibi_bias, slopes
+from bilingual_embed.attention import alibi_attention
 from bilingual_embed.model import WeightsError
 from bilingual_embed.records import LANGUAGES, Document, Labelled, Pair, RecordError, Scored, Task, Triplet, texts_of
 from bilingual_embed.rectangles import chunks
@@ -83,7 +84,7 @@ real = lambda o, mask: o.transpose(1, 2)[mask]
 def test_attention_is_the_textbook_one(short, shape):
     q,k,v,mask = qkv(*shape); m = slopes(shape[1])
     with pytest.MonkeyPatch.context() as mp:
-        mp.setattr(alibi, 'SHORT', short)
+        mp.setattr(attention, 'SHORT', short)
         assert_close(real(alibi_attention(q, k, v, m, mask), mask), real(textbook(q, k, v, mask), mask), rtol=1e-5, atol=1e-5)
         full = torch.ones_like(mask); assert_close(alibi_attention(q, k, v, m), textbook(q, k, v, full), rtol=1e-5, atol=1e-5)
 
