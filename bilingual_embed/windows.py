@@ -50,17 +50,19 @@ def spans(
         out.append(mine)
     return out
 
-def _piece(q, k, v, view, h, a, b, lo, hi):
-    "Attention of queries a..b-1 of head h over keys lo..hi-1"
-    T = q.shape[2]; bias = view.as_strided((1, 1, b-a, hi-lo), (0, 0, 1, 1), h*(2*T-1) + lo-b+T)
-    return F.scaled_dot_product_attention(q[:,h:h+1,a:b].flip(2), k[:,h:h+1,lo:hi], v[:,h:h+1,lo:hi], attn_mask=bias).flip(2)
+def _cut(t, h, lo, hi): return t[:,h:h+1,lo:hi]
+
+def _piece(q, k, v, view, T, h, b, lo):
+    "Attention of head h: a block of queries that ends before b over keys from lo on, both cut out of T tokens"
+    bias = view.as_strided((1, 1, q.shape[2], k.shape[2]), (0, 0, 1, 1), h*(2*T-1) + lo-b+T)
+    return F.scaled_dot_product_attention(q.flip(2), k, v, attn_mask=bias).flip(2)
 
 class _Windowed(torch.autograd.Function):
     @staticmethod
     def forward(ctx, q, k, v, slopes, plan):
-        view,out = toeplitz_bias(slopes.to(q.device), q.shape[2], q.dtype),torch.empty_like(q)
+        T = q.shape[2]; view,out = toeplitz_bias(slopes.to(q.device), T, q.dtype),torch.empty_like(q)
         for h,head in enumerate(plan):
-            for a,b,lo,hi in head: out[:,h:h+1,a:b] = _piece(q, k, v, view, h, a, b, lo, hi)
+            for a,b,lo,hi in head: _cut(out, h, a, b).copy_(_piece(_cut(q, h, a, b), _cut(k, h, lo, hi), _cut(v, h, lo, hi), view, T, h, b, lo))
         ctx.save_for_backward(q, k, v, slopes); ctx.plan = plan
         return out
     @staticmethod
@@ -68,14 +70,11 @@ class _Windowed(torch.autograd.Function):
         q,k,v,slopes = ctx.saved_tensors; T = q.shape[2]; view = toeplitz_bias(slopes.to(q.device), T, q.dtype)
         dq,dk,dv = torch.empty_like(q),torch.zeros_like(k),torch.zeros_like(v)
         for h,head in enumerate(ctx.plan):
-            one = lambda t, lo, hi: t[:,h:h+1,lo:hi].detach().requires_grad_()
             for a,b,lo,hi in head:
-                x,y,z = one(q, a, b),one(k, lo, hi),one(v, lo, hi)
-                with torch.enable_grad(), torch.autocast(q.device.type, enabled=False):
-                    bias = view.as_strided((1, 1, b-a, hi-lo), (0, 0, 1, 1), h*(2*T-1) + lo-b+T)
-                    o = F.scaled_dot_product_attention(x.flip(2), y, z, attn_mask=bias).flip(2)
-                gx,gy,gz = torch.autograd.grad(o, (x,y,z), g[:,h:h+1,a:b])
-                dq[:,h:h+1,a:b] = gx; dk[:,h:h+1,lo:hi] += gy; dv[:,h:h+1,lo:hi] += gz
+                xs = [_cut(t, h, *at).detach().requires_grad_() for t,at in ((q,(a,b)), (k,(lo,hi)), (v,(lo,hi)))]
+                with torch.enable_grad(), torch.autocast(q.device.type, enabled=False): o = _piece(*xs, view, T, h, b, lo)
+                gx,gy,gz = torch.autograd.grad(o, xs, _cut(g, h, a, b))
+                _cut(dq, h, a, b).copy_(gx); _cut(dk, h, lo, hi).add_(gy); _cut(dv, h, lo, hi).add_(gz)
         return dq, dk, dv, None, None
 
 def window_attention(
