@@ -6,17 +6,15 @@
 __all__ = ['n_parameters', 'flops_per_token', 'kept_per_token', 'memory', 'step_seconds', 'rates', 'plan']
 
 # %% ../nbs/12b_plan.ipynb #c4c6c331
-import math, tempfile, time
-from dataclasses import replace
-from pathlib import Path
+import time
+from dataclasses import asdict, replace
 import numpy as np
 import torch
-from torch import Tensor
 from .batches import Batch
 from .model import JinaBertConfig, JinaBertForMaskedLM, JinaBertModel
-from .recipes import ModelRecipe, Recipe, STAGES, StageRecipe, recipe
+from .recipes import ModelRecipe, Recipe, STAGES, StageRecipe
 from .rectangles import Tokens
-from .train import Objective, backward, param_groups, precision_here
+from .train import _accelerator, Objective, backward, param_groups, precision_here
 
 # %% ../nbs/12b_plan.ipynb #f2e530b2
 def n_parameters(
@@ -53,7 +51,7 @@ def kept_per_token(
     def count(layers):
         kept = {}
         def pack(t): kept[t.untyped_storage().data_ptr()] = (t.untyped_storage().nbytes(), t); return t
-        model = JinaBertModel(JinaBertConfig(vocab_size=1000, **{f: getattr(m, f) for f in m.__dataclass_fields__} | dict(num_hidden_layers=layers))).train()
+        model = JinaBertModel(JinaBertConfig(vocab_size=1000, **asdict(replace(m, num_hidden_layers=layers)))).train()
         own = {p.numel() for p in model.parameters()} | {sum(w.numel() for w in (s.query.weight, s.key.weight, s.value.weight)) for l in model.encoder.layer for s in (l.attention.self,)}
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t), torch.autocast('cpu', torch.bfloat16, enabled=precision == 'bf16'):
             model(torch.randint(5, 999, (2,T))).last_hidden_state.float().sum()
@@ -67,7 +65,7 @@ def memory(
     gpus:int=1,
 )->dict[str,float]: # GB a process, by part
     "Memory of training a stage"
-    s,V = getattr(r, stage),r.tokenizer.vocab_size; mlm = any(k == 'mlm' for k,_ in s.weights)
+    s,V = getattr(r, stage),r.tokenizer.vocab_size; mlm = 'mlm' in dict(s.weights)
     n = n_parameters(r.model, V, mlm); rows = s.batch_size//gpus; texts = rows if mlm else rows*(2+s.negatives)
     held = min(s.hold, texts*s.max_tokens); per = 0 if stage == 'align' else kept_per_token(r.model, s.max_tokens, s.precision)
     out = dict(weights=4*n, gradients=4*n, moments=8*n, activations=per*held)
@@ -89,10 +87,8 @@ def step_seconds(
     steps:int=5,       # the fastest counts: other work on a machine only ever adds; two more go before, since kernels are made on the way
 )->tuple[float,float]: # seconds of forward and backward for a token, seconds of an optimiser step
     "Real steps on this machine, with so many layers"
-    from bilingual_embed.train import _accelerator
-    s,V = getattr(r, stage),r.tokenizer.vocab_size; mlm = any(k == 'mlm' for k,_ in s.weights); dev = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
-    shape = {f: getattr(r.model, f) for f in r.model.__dataclass_fields__} | dict(num_hidden_layers=layers)
-    torch.manual_seed(0); model = (JinaBertForMaskedLM if mlm else JinaBertModel)(JinaBertConfig(vocab_size=V, **shape)).to(dev)
+    s,V = getattr(r, stage),r.tokenizer.vocab_size; mlm = 'mlm' in dict(s.weights); dev = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+    torch.manual_seed(0); model = (JinaBertForMaskedLM if mlm else JinaBertModel)(JinaBertConfig(vocab_size=V, **asdict(replace(r.model, num_hidden_layers=layers)))).to(dev)
     o = Objective(model, s, 'embeddings' if stage == 'align' else 'all').train(); acc = _accelerator(precision_here(s.precision, dev)[0]); o_ = acc.prepare(o)
     opt = torch.optim.AdamW(param_groups(o, s.weight_decay), lr=1e-5, fused=True); b = _batch(s, mlm, V, n_tokens).to(dev); times = []
     wait = torch.cuda.synchronize if dev.type == 'cuda' else lambda: None
@@ -125,7 +121,7 @@ def plan(
     for stage in STAGES:
         s = getattr(r, stage)
         if not s.steps: continue
-        mlm = any(k == 'mlm' for k,_ in s.weights); tokens = s.batch_size*s.accumulate*s.max_tokens*(1 if mlm else (2+s.negatives)*fill)
+        mlm = 'mlm' in dict(s.weights); tokens = s.batch_size*s.accumulate*s.max_tokens*(1 if mlm else (2+s.negatives)*fill)
         cached = not mlm and tokens/gpus > s.hold; per = 0. if stage == 'align' else flops_per_token(r.model, V, s, mlm, cached)
         if tflops and per: second,opt = per/(tflops*1e12*mfu),0.
         else: second,opt = rates(r, stage, **kw); second *= 4/3 if cached else 1
