@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from .model import JinaBertConfig, JinaBertPreTrainedModel, save_model, write_whole
 
 # %% ../nbs/06a_st.ipynb #d71fd6e8
-_CODE = 'alibi','windows','attention','model' # the rooms a reader without this library needs; they import nothing else of ours
+_CODE = 'alibi','windows','attention','unpad','model' # the rooms a reader without this library needs; they import nothing else of ours
 
 def _json(path, data): path.parent.mkdir(exist_ok=True); write_whole(path, lambda p: p.write_text(json.dumps(data, indent=2)+'\n', encoding='utf-8'))
 

@@ -9,6 +9,7 @@ __all__ = ['BLOCK', 'exact', 'reach', 'spans', 'window_attention']
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from .alibi import toeplitz_bias
 
 # %% ../nbs/05a_windows.ipynb #dcf40f29
@@ -37,45 +38,45 @@ def spans(
     reach:Tensor,   # (B,H,T) from `reach`
     block:int=BLOCK,
 )->list[list[tuple[int,int,int,int]]]: # for each head: first and last+1 query, first and last+1 key
-    "Which keys each block of queries needs; blocks that need all keys are one"
+    "Which keys each block of queries needs"
     B,H,T = reach.shape; n = -(-T//block)
     w = F.pad(reach.amax(0), (0, n*block-T)).view(H, n, block).amax(-1).clamp(max=T).ceil().long().tolist()
-    out = []
-    for head in w:
-        mine = []
-        for i,x in enumerate(head):
-            a,b = i*block,min((i+1)*block, T); lo,hi = max(a-x, 0),min(b+x, T)
-            if mine and (lo,hi) == (0,T) == mine[-1][2:]: mine[-1] = (mine[-1][0],b,0,T)
-            else: mine.append((a,b,lo,hi))
-        out.append(mine)
-    return out
+    at = [(i*block, min((i+1)*block, T)) for i in range(n)]
+    return [[(a, b, max(a-x, 0), min(b+x, T)) for (a,b),x in zip(at, head)] for head in w]
 
-def _cut(t, h, lo, hi): return t[:,h:h+1,lo:hi]
+def _bias(view, h, a, b, lo, hi): # (1,b-a,hi-lo) of head h, for queries b-1..a and keys lo..hi-1
+    T = view.shape[-1]
+    return view.as_strided((1, b-a, hi-lo), (0, 1, 1), h*(2*T-1) + lo-b+T)
 
-def _piece(q, k, v, view, T, h, b, lo):
-    "Attention of head h: a block of queries that ends before b over keys from lo on, both cut out of T tokens"
-    bias = view.as_strided((1, 1, q.shape[2], k.shape[2]), (0, 0, 1, 1), h*(2*T-1) + lo-b+T)
-    return F.scaled_dot_product_attention(q.flip(2), k, v, attn_mask=bias).flip(2)
+def _weights(q, k, bias): return torch.baddbmm(bias.expand(len(q), -1, -1), q, k.mT, alpha=q.shape[-1]**-.5).softmax(-1) # (B,queries,keys)
+
+def _piece(q, k, v, bias): # (B,queries,d), keys and values (B,keys,d)
+    if q.device.type == 'cpu' and q.dtype == torch.bfloat16: return _weights(q, k, bias) @ v
+    return F.scaled_dot_product_attention(q[:,None], k[:,None], v[:,None], attn_mask=bias[None])[:,0]
 
 class _Windowed(torch.autograd.Function):
     @staticmethod
     def forward(ctx, q, k, v, slopes, plan):
-        T = q.shape[2]; view,out = toeplitz_bias(slopes.to(q.device), T, q.dtype),torch.empty_like(q)
+        view,out = toeplitz_bias(slopes.to(q.device), q.shape[2], q.dtype),torch.empty_like(q)
         for h,head in enumerate(plan):
-            for a,b,lo,hi in head: _cut(out, h, a, b).copy_(_piece(_cut(q, h, a, b), _cut(k, h, lo, hi), _cut(v, h, lo, hi), view, T, h, b, lo))
-        ctx.save_for_backward(q, k, v, slopes); ctx.plan = plan
+            for a,b,lo,hi in head: out[:,h,a:b] = _piece(q[:,h,a:b].flip(1), k[:,h,lo:hi], v[:,h,lo:hi], _bias(view, h, a, b, lo, hi)).flip(1)
+        ctx.save_for_backward(q, k, v, slopes, out); ctx.plan = plan
         return out
     @staticmethod
+    @once_differentiable
     def backward(ctx, g):
-        q,k,v,slopes = ctx.saved_tensors; T = q.shape[2]; view = toeplitz_bias(slopes.to(q.device), T, q.dtype)
-        dq,dk,dv = torch.empty_like(q),torch.zeros_like(k),torch.zeros_like(v)
-        for h,head in enumerate(ctx.plan):
-            for a,b,lo,hi in head:
-                xs = [_cut(t, h, *at).detach().requires_grad_() for t,at in ((q,(a,b)), (k,(lo,hi)), (v,(lo,hi)))]
-                with torch.enable_grad(), torch.autocast(q.device.type, enabled=False): o = _piece(*xs, view, T, h, b, lo)
-                gx,gy,gz = torch.autograd.grad(o, xs, _cut(g, h, a, b))
-                _cut(dq, h, a, b).copy_(gx); _cut(dk, h, lo, hi).add_(gy); _cut(dv, h, lo, hi).add_(gz)
-        return dq, dk, dv, None, None
+        q,k,v,slopes,out = ctx.saved_tensors; view = toeplitz_bias(slopes.to(q.device), q.shape[2], q.dtype)
+        dq,r = torch.empty_like(q),q.shape[-1]**-.5
+        dk,dv = (torch.zeros(k.mT.shape, dtype=torch.promote_types(k.dtype, torch.float32), device=k.device) for _ in range(2)) # (B,H,d,T): products of this form are the fast ones
+        own = -(g.float()*out.float()).sum(-1, keepdim=True).to(q.dtype)                                                       # (B,H,T,1)
+        with torch.autocast(q.device.type, enabled=False):
+            for h,head in enumerate(ctx.plan):
+                for a,b,lo,hi in head:
+                    x,gx,o = (t[:,h,a:b].flip(1) for t in (q,g,own)); y,z = k[:,h,lo:hi],v[:,h,lo:hi]
+                    p = _weights(x, y, _bias(view, h, a, b, lo, hi))
+                    ds = torch.baddbmm(o.expand_as(p), gx, z.mT).mul_(p)                                                       # gradient at the scores
+                    dq[:,h,a:b] = (ds@y).flip(1).mul_(r); dk[:,h,:,lo:hi].add_(x.mT@ds, alpha=r); dv[:,h,:,lo:hi].add_(gx.mT@p)
+        return dq, dk.mT.to(k.dtype), dv.mT.to(v.dtype), None, None
 
 def window_attention(
     q:Tensor,              # (B,H,T,d) queries, no padding
@@ -87,6 +88,4 @@ def window_attention(
 )->Tensor:                 # (B,H,T,d)
     "Softmax attention with symmetric ALiBi that reads only the keys that can count; differentiable once"
     with torch.no_grad(): plan = spans(reach(q, k, slopes, eps), block)
-    if q.device.type == 'cpu' and q.dtype != torch.float32 and q.dtype != torch.float64:   # the fused kernel is no faster in bfloat16 on a CPU without AMX (measured), and float32 is more exact; the narrow windows stay
-        with torch.autocast('cpu', enabled=False): return _Windowed.apply(q.float(), k.float(), v.float(), slopes, plan).to(q.dtype)
-    return _Windowed.apply(q, k, v, slopes, plan)
+    with torch.autocast(q.device.type, enabled=False): return _Windowed.apply(q, k, v, slopes, plan)
