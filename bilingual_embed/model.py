@@ -19,7 +19,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput, MaskedLMOutput
 from .alibi import slopes
 from .attention import alibi_attention
-from .unpad import row_attention, tokens_of
+from .unpad import row_attention, row_of
 
 # %% ../nbs/06_model.ipynb #53c00d6f
 class JinaBertConfig(PretrainedConfig):
@@ -70,14 +70,14 @@ class _SelfAttention(nn.Module):
         self.qk_norm = config.qk_norm
         if config.qk_norm: self.layer_norm_q,self.layer_norm_k = (nn.LayerNorm(D, eps=config.layer_norm_eps) for _ in range(2))
 
-    def forward(self, x, slopes, mask, tokens): # x (B,T,D), or (1,N,D) and its tokens
+    def forward(self, x, slopes, mask, row): # x (B,T,D), or (1,N,D) and its row
         B,T,D = x.shape
         parts = self.query,self.key,self.value
         q,k,v = F.linear(x, torch.cat([p.weight for p in parts]), torch.cat([p.bias for p in parts])).view(B, T, 3, D).unbind(2)
         if self.qk_norm: q,k = self.layer_norm_q(q),self.layer_norm_k(k)
         q,k,v = (t.reshape(B, T, self.n_heads, -1).transpose(1, 2) for t in (q,k,v))         # (B,H,T,d)
         drop = self.dropout if self.training else 0.
-        o = alibi_attention(q, k, v, slopes, mask, drop) if tokens is None else row_attention(q, k, v, slopes, tokens, drop)
+        o = alibi_attention(q, k, v, slopes, mask, drop) if row is None else row_attention(q, k, v, slopes, row, drop)
         return o.transpose(1, 2).reshape(B, T, D)
 
 class _AddNorm(nn.Module): # dense, dropout, then the norm over the sum with the way around: post-LN
@@ -92,7 +92,7 @@ class _Attention(nn.Module):
     def __init__(self, config):
         super().__init__()
         self.self,self.output = _SelfAttention(config),_AddNorm(config)
-    def forward(self, x, slopes, mask, tokens): return self.output(self.self(x, slopes, mask, tokens), x)
+    def forward(self, x, slopes, mask, row): return self.output(self.self(x, slopes, mask, row), x)
 
 # %% ../nbs/06_model.ipynb #2a4471c8
 class _GatedMLP(nn.Module):
@@ -109,7 +109,7 @@ class _Layer(GradientCheckpointingLayer):
     def __init__(self, config):
         super().__init__()
         self.attention,self.mlp = _Attention(config),_GatedMLP(config)
-    def forward(self, x, slopes, mask, tokens): return self.mlp(self.attention(x, slopes, mask, tokens))
+    def forward(self, x, slopes, mask, row): return self.mlp(self.attention(x, slopes, mask, row))
 
 class _Encoder(nn.Module):
     def __init__(self, config):
@@ -188,13 +188,13 @@ class JinaBertModel(JinaBertPreTrainedModel):
         if (input_ids is None) == (inputs_embeds is None): raise ValueError("give input_ids or inputs_embeds, one of the two")
         mask = None if attention_mask is None else attention_mask.bool()
         if mask is not None and mask.device.type == 'cpu' and mask.all(): mask = None    # no padding: one bias serves all rows
-        tokens = tokens_of(mask, inputs_embeds if input_ids is None else input_ids)      # from here to the last layer no padding
-        x = self.embeddings(*(t if t is None or tokens is None else tokens.out(t) for t in (input_ids, token_type_ids, inputs_embeds)))
+        row = row_of(mask, inputs_embeds if input_ids is None else input_ids)      # from here to the last layer no padding
+        x = self.embeddings(*(t if t is None or row is None else row.out(t) for t in (input_ids, token_type_ids, inputs_embeds)))
         m,states = slopes(self.config.num_attention_heads),[x]       # a few numbers, made here: buffers are lost in from_pretrained
         for layer in self.encoder.layer:
-            x = layer(x, m, mask, tokens)
+            x = layer(x, m, mask, row)
             if output_hidden_states: states.append(x)
-        back = (lambda x: x) if tokens is None else tokens.back
+        back = (lambda x: x) if row is None else row.back
         out = BaseModelOutput(last_hidden_state=back(x), hidden_states=tuple(map(back, states)) if output_hidden_states else None)
         return out if return_dict else out.to_tuple()
 

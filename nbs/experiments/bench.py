@@ -27,11 +27,18 @@ def wait():
     if CUDA: torch.cuda.synchronize()
 
 def timed(ways, repeats):
-    "Median seconds of each way, run in turn; the first round does not count"
-    times = {k: [] for k in ways}
+    "Median seconds of each way, run in turn; the first round does not count, and a short way runs until 0.05 s are over"
+    times,n = {k: [] for k in ways},dict.fromkeys(ways, 1)
     for i in range(repeats+1):
-        for k,f in ways.items(): wait(); t = time.perf_counter(); f(); wait(); times[k].append(time.perf_counter()-t)
+        for k,f in ways.items():
+            wait(); t = time.perf_counter()
+            for _ in range(n[k]): f()
+            wait(); times[k].append((time.perf_counter()-t)/n[k])
+            if not i: n[k] = max(1, round(.05/times[k][0]))
     return {k: float(np.median(v[1:])) for k,v in times.items()}
+
+def memory(): # bytes of this machine's memory
+    return torch.cuda.get_device_properties(0).total_memory if CUDA else os.sysconf('SC_PAGE_SIZE')*os.sysconf('SC_PHYS_PAGES')
 
 def peak(): # bytes this process has held at most
     if CUDA: return torch.cuda.max_memory_allocated()
@@ -63,7 +70,7 @@ def attention_ways(T, dtype, train, H=12, d=64, ways=None, seed=0):
     def flash():
         from flash_attn import flash_attn_func
         return lambda q, k, v: flash_attn_func(*(t.transpose(1, 2) for t in (q,k,v)), alibi_slopes=m.float()).transpose(1, 2)
-    found = dict(ours=ours, sdpa=sdpa, eager=eager)
+    found = dict(ours=ours, sdpa=sdpa, eager=eager) if H*T*T*dtype.itemsize < memory()/2 else dict(ours=ours)     # two of the bias must fit
     if CUDA or not train: found['flex'] = flex
     if CUDA and dtype != torch.float32: found['flash_attn'] = flash
     return x, {k: f for k,f in found.items() if ways is None or k in ways}
@@ -141,24 +148,32 @@ def mix_texts(n, seed=0):
     return [long[g.integers(len(long))] if g.random() < .01 else short[g.integers(len(short))] for _ in range(n)]
 
 def mix(a):
+    "Texts of many lengths, none longer than --tokens: ours, and sentence-transformers with the published way of computing and with our model inside"
     from sentence_transformers import SentenceTransformer
-    from sentence_transformers.sentence_transformer import modules
+    from transformers.modeling_outputs import BaseModelOutput
     from bilingual_embed.embed import Embedder
     from bilingual_embed.st import save_st
     from bilingual_embed.tokenizer import train_tokenizer
     from bilingual_embed.model import JinaBertConfig, JinaBertModel
     texts = mix_texts(a.texts); tok = train_tokenizer(((t, 'en') for t in texts), 2000, ('en',), shrink=True)
     torch.manual_seed(0); shape = dict(base={}, small=dict(hidden_size=384, num_hidden_layers=6, num_attention_heads=6, intermediate_size=1536))[a.size]
-    model = JinaBertModel(JinaBertConfig(vocab_size=len(tok), pad_token_id=tok.pad_token_id, attention_probs_dropout_prob=0., **shape)).eval().to(DEV); ours = Embedder(model, tok)
+    model = JinaBertModel(JinaBertConfig(vocab_size=len(tok), pad_token_id=tok.pad_token_id, attention_probs_dropout_prob=0., **shape)).eval().to(DEV); embedder = Embedder(model, tok)
+    def ours(**kw): return embedder.encode(texts, max_length=a.tokens, **kw)
     with tempfile.TemporaryDirectory() as d:
-        st = SentenceTransformer(str(save_st(d, model, tok)), device=DEV)
-        pub = SentenceTransformer(str(d), device=DEV); inner = pub[0].auto_model if hasattr(pub[0], 'auto_model') else pub[0].model; theirs = Published(inner, 8192)
-        from transformers.modeling_outputs import BaseModelOutput
-        inner.forward = lambda input_ids=None, attention_mask=None, **kw: BaseModelOutput(last_hidden_state=theirs_forward(theirs, input_ids, attention_mask))
-        def theirs_forward(p, ids, mask): return p(ids, mask)
-        ways = dict(ours=lambda: ours.encode(texts), ours_bf16=lambda: ours.encode(texts, precision='bf16'), st_published=lambda: pub.encode(texts, show_progress_bar=False), st_our_model=lambda: st.encode(texts, show_progress_bar=False))
-        t = timed(ways, a.repeats); want = ways['ours'](); n = sum(map(len, tok(texts)['input_ids']))
-        for k,f in ways.items(): print(json.dumps(dict(what='mix', way=k, size=a.size, texts=len(texts), tokens=n, seconds=t[k], texts_per_s=len(texts)/t[k], times_ours=t[k]/t['ours'], cosine=float((np.asarray(f())*want).sum(1).min()))), flush=True)
+        folder = str(save_st(d, model, tok))
+        def st(published):
+            m = SentenceTransformer(folder, device=DEV); m.max_seq_length = a.tokens
+            if published:
+                inner = m[0].auto_model if hasattr(m[0], 'auto_model') else m[0].model; theirs = Published(inner, 8192)
+                inner.forward = lambda input_ids=None, attention_mask=None, **kw: BaseModelOutput(last_hidden_state=theirs(input_ids, attention_mask))
+            return lambda: m.encode(texts, show_progress_bar=False)
+        made = dict(ours=lambda: ours, ours_bf16=lambda: lambda: ours(precision='bf16'), st_published=lambda: st(True), st_our_model=lambda: st(False))
+        ways = {k: f() for k,f in made.items() if not a.ways or k in a.ways.split(',')}
+        if a.memory: before = peak(); ways[a.ways](); print(json.dumps(dict(bytes=peak()-before))); return
+        t = timed(ways, a.repeats); want = ours(); n = sum(min(len(x), a.tokens) for x in tok(texts)['input_ids'])
+        for k,f in ways.items():
+            mem = memory_of('mix', '--tokens', a.tokens, '--texts', a.texts, '--size', a.size, '--ways', k) if a.with_memory else None
+            print(json.dumps(dict(what='mix', way=k, size=a.size, tokens=a.tokens, texts=len(texts), real_tokens=n, seconds=t[k], texts_per_s=len(texts)/t[k], times_ours=t[k]/t['ours'] if 'ours' in t else None, bytes=mem, cosine=float((np.asarray(f())*want).sum(1).min()))), flush=True)
 
 # ---- training
 
@@ -189,22 +204,69 @@ def train(a):
     out = [(ours(), bert()) for _ in range(3)]; x,y = np.median(out, 0)
     print(json.dumps(dict(what='train', ours=x, bert=y, ratio=x/y, rounds=[a/b for a,b in out], layers=shape['num_hidden_layers'], width=shape['hidden_size'], tokens=T)), flush=True)
 
-def plan(a):
-    "Predicted from one and two layers, and measured in the real loop"
-    from bilingual_embed.plan import rates
+# ---- the three stages: how much of the machine they use, and what limits them
+
+def product_rate(dtype, n=2048, d=None): # operations a second of a matrix product of this machine, the best of several
+    x,y = (torch.randn(n, d or n, device=DEV).to(dtype) for _ in range(2)); best = math.inf
+    for _ in range(8): wait(); t = time.perf_counter(); F.linear(x, y); wait(); best = min(best, time.perf_counter()-t)
+    return 2*n*n*(d or n)/best
+
+PARTS = dict(products=('mm','linear','addmm','matmul','convolution'), attention=('scaled_dot_product','flash_attention','softmax','flex'), optimiser=('adam','_foreach_','clip','norm_except','linalg_vector_norm'), # by a part of the operation's name, in this order
+             norms=('layer_norm','norm'), gate=('gelu',), loss=('log_softmax','nll_loss','logsumexp','cross_entropy'), embedding=('embedding','index','gather','scatter'), moving=('copy_','cat','to_copy','clone','empty','zero_','fill_','contiguous'))
+def part_of(name): return next((p for p,xs in PARTS.items() if any(x in name.lower() for x in xs)), 'elementwise')
+
+def through_the_loop(r, names, quick=False):
+    "Stages of a recipe on the bundled text: rows of tokens a second, share of the machine's matrix-product rate, time spent waiting for batches, and time by kind of operation"
+    from dataclasses import replace
+    from torch.profiler import ProfilerActivity, profile
+    import bilingual_embed.train as loop
+    from bilingual_embed.plan import flops_per_token
+    from bilingual_embed.stages import pretrain, start_run, tune_multitask, tune_pairs
+    from bilingual_embed.tasks import load_corpus
+    from bilingual_embed.train import read_log
+    tmp = Path(tempfile.mkdtemp()); rate = product_rate(torch.bfloat16 if r.pretrain.precision == 'bf16' else torch.float32); skip,last = 4,0 if quick else 8
+    run = start_run(r, load_corpus(r, cache=tmp/'text', log=lambda s: None), tmp/'run'); waited,batches,profiles = [],[],[]; ahead = loop.ahead
+    def timed_ahead(*args): # the seconds the loop waits for a batch; a profile of the last few steps
+        p = profile(activities=[ProfilerActivity.CPU] + [ProfilerActivity.CUDA]*CUDA); it = ahead(*args)
+        for i in range(args[2]-args[1]):
+            t = time.perf_counter(); x = next(it); b = x[1]; waited.append(time.perf_counter()-t)
+            batches.append((b.kind, b.n_tokens, sum(t.ids.numel() for t in b.tokens), sum(len(t.ids) for t in b.tokens)))
+            if last and i == args[2]-last+1: p.start()
+            yield x
+            if last and i == args[2]-2: p.stop(); profiles.append(p.key_averages())
+    loop.ahead = timed_ahead
+    try:
+        for stage in names:
+            waited.clear(); batches.clear(); profiles.clear(); s = getattr(r, stage); dict(pretrain=pretrain, pairs=tune_pairs, multitask=tune_multitask)[stage](run)
+            log = read_log(run.folder/stage); end = len(log)-last; log = log[skip:end]; t = sum(x['seconds'] for x in log); tokens = sum(x['tokens'] for x in log)
+            flops = sum(real*flops_per_token(r.model, len(run.tokenizer), replace(s, max_tokens=max(1, round(real/rows))), kind == 'mlm') for kind,real,_,rows in batches[skip:end])    # attention counted at the mean length
+            used = {}
+            for e in profiles[0] if profiles else (): used[part_of(e.key)] = used.get(part_of(e.key), 0) + (e.self_device_time_total if CUDA else e.self_cpu_time_total)
+            yield dict(stage=stage, tokens_per_s=tokens/t, mfu=flops/t/rate, rate=rate, waited=sum(waited[skip:end])/t, real=sum(x[1] for x in batches)/sum(x[2] for x in batches)) | {f'share_{k}': v/sum(used.values()) for k,v in used.items()}
+    finally: loop.ahead = ahead
+
+def short(scale, n, **over): # a recipe on the bundled text with n steps a stage
     from bilingual_embed.recipes import recipe
-    for size,over in dict(cpu={}, wide=dict(model__hidden_size=512, model__num_attention_heads=8, model__intermediate_size=2048, model__num_hidden_layers=6), deep=dict(model__num_hidden_layers=10)).items():
-        r = recipe('cpu', **over)
-        for stage in ('pretrain','pairs'):
-            from bilingual_embed.plan import step_seconds
-            (s,o),(x,y) = rates(r, stage),step_seconds(r, stage, r.model.num_hidden_layers); n = 4096
-            print(json.dumps(dict(what='plan', size=size, stage=stage, predicted=s*n+o, measured=x*n+y, ratio=(s*n+o)/(x*n+y))), flush=True)
+    return recipe(scale, text__source='sample', align__steps=0, tokenizer__chars=10**6, **{f'{st}__{k}': v for st in ('pretrain','pairs','multitask') for k,v in dict(steps=n, checkpoint=10**6).items()}, **over)
+
+def stages(a):
+    for row in through_the_loop(short(a.scale, 12+4*a.repeats), ('pretrain','pairs','multitask')): print(json.dumps(dict(what='stages', scale=a.scale, **row)), flush=True)
+
+def plan(a):
+    "The planner's tokens a second, from one and two layers in a few seconds, beside those of the real loop"
+    from bilingual_embed.plan import plan as planned
+    for size,over in dict(cpu={}, wide=dict(model__hidden_size=512, model__num_attention_heads=8, model__intermediate_size=2048), deep=dict(model__num_hidden_layers=10)).items():
+        r = short('cpu', 4+3*a.repeats, multitask__weights=(('pairs',1.),), pretrain__weights=(('mlm',1.),), pretrain__batch_size=32, pairs__batch_size=64, **over)
+        for row in through_the_loop(r, ('pretrain','pairs'), quick=True):
+            fill = row['real']                                        # the planner is told how full the real batches were
+            guess = next(x for x in planned(r, fill=fill) if x['stage'] == row['stage'])
+            print(json.dumps(dict(what='plan', size=size, stage=row['stage'], predicted=guess['tokens_per_s'], measured=row['tokens_per_s'], ratio=guess['tokens_per_s']/row['tokens_per_s'])), flush=True)
 
 if __name__ == '__main__':
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter); p.add_argument('what', choices=('attention','encode','mix','train','plan','machine'))
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter); p.add_argument('what', choices=('attention','encode','mix','train','stages','plan','machine'))
     p.add_argument('--tokens', type=int, default=8192); p.add_argument('--dtype', default='float32', choices=('float32','bfloat16','float16')); p.add_argument('--train', action='store_true', help='forward and backward'); p.add_argument('--ways', default='')
-    p.add_argument('--repeats', type=int, default=3); p.add_argument('--layers', type=int, default=12); p.add_argument('--texts', type=int, default=400); p.add_argument('--size', default='base', choices=('base','small'))
+    p.add_argument('--repeats', type=int, default=3); p.add_argument('--layers', type=int, default=12); p.add_argument('--texts', type=int, default=400); p.add_argument('--size', default='base', choices=('base','small')); p.add_argument('--scale', default='cpu')
     p.add_argument('--memory', action='store_true', help=argparse.SUPPRESS); p.add_argument('--with-memory', action='store_true', help='peak memory too, in further processes')
     a = p.parse_args()
     if a.what == 'machine': print(json.dumps(machine()))
-    else: dict(attention=attention, encode=encode, mix=mix, train=train, plan=plan)[a.what](a)
+    else: dict(attention=attention, encode=encode, mix=mix, train=train, stages=stages, plan=plan)[a.what](a)
