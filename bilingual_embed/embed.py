@@ -201,7 +201,7 @@ class FolderError(ValueError): "A path that is not a model folder"
 def _is_model(p): return (p/'config.json').is_file() and bool(_weights_files(p))
 
 def load(
-    folder:str|Path,         # a model folder: a run, one of its stages, or a published de or es model
+    folder:str|Path,         # a model folder: a run, one of its stages, or a published model (de, es, small-en, base-en, code)
     device:str|None=None,    # "cpu", "cuda", ...; None: a GPU where there is one
 )->Embedder:
     "An embedder from its folder; offline, and no code from the folder is run"

@@ -7,7 +7,7 @@ __all__ = ['JinaBertConfig', 'WeightsError', 'JinaBertPreTrainedModel', 'JinaBer
            'embed', 'write_whole', 'save_model', 'load_model']
 
 # %% ../nbs/06_model.ipynb #a5297990
-import json, os
+import json, os, re
 from pathlib import Path
 import torch
 import torch.nn.functional as F
@@ -17,13 +17,14 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, PretrainedConfig, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput, MaskedLMOutput
+from transformers.utils import cached_file
 from .alibi import slopes
 from .attention import alibi_attention
 from .unpad import row_attention, row_of
 
 # %% ../nbs/06_model.ipynb #53c00d6f
 class JinaBertConfig(PretrainedConfig):
-    "Shape of a JinaBERT; the defaults are jina-embeddings-v2-base-de (hub config), only the Spanish model differs"
+    "Shape of a JinaBERT; the defaults are jina-embeddings-v2-base-de (hub config)"
     model_type = 'bilingual_jina_bert'
     vocab_size: int = 61056               # tokens V, both languages in one vocabulary
     hidden_size: int = 768                # width D
@@ -40,7 +41,8 @@ class JinaBertConfig(PretrainedConfig):
     feed_forward_type: str = 'geglu'
     emb_pooler: str = 'mean'
     position_embedding_type: str = 'alibi'
-    qk_norm: bool = False                 # es: LayerNorm over queries and over keys, all D features at once
+    qk_norm: bool = False                 # es, code: LayerNorm over queries and over keys, all D features at once
+    second_norm: bool = False             # code: a second way around attention, and a LayerNorm of its own
     pad_token_id: int | None = None       # from the tokenizer, by whoever makes the model; see below
     tie_word_embeddings: bool = True      # the MLM head reads with the embedding it writes with
 
@@ -109,7 +111,10 @@ class _Layer(GradientCheckpointingLayer):
     def __init__(self, config):
         super().__init__()
         self.attention,self.mlp = _Attention(config),_GatedMLP(config)
-    def forward(self, x, slopes, mask, row): return self.mlp(self.attention(x, slopes, mask, row))
+        self.layer_norm_1 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps) if config.second_norm else None
+    def forward(self, x, slopes, mask, row):
+        y = self.attention(x, slopes, mask, row)
+        return self.mlp(y if self.layer_norm_1 is None else self.layer_norm_1(y+x))
 
 class _Encoder(nn.Module):
     def __init__(self, config):
@@ -159,11 +164,18 @@ class JinaBertPreTrainedModel(PreTrainedModel):
         elif isinstance(m, _MLMPredictions) and fresh(m.bias): m.bias.zero_()
 
     @classmethod
-    def from_pretrained(cls, name, *args, output_loading_info=False, **kwargs):
-        "As in transformers, but a weight that is missing, unknown or of another shape is an error, never made up"
-        model,info = super().from_pretrained(name, *args, output_loading_info=True, **kwargs)
+    def from_pretrained(cls, name=None, *args, output_loading_info=False, **kwargs):
+        "As in transformers, but published models are read too, and a weight that is missing, unknown or of another shape is an error, never made up"
+        asked = name
+        if name is not None and (folder := _published(name, kwargs)):
+            config,state = _read_model(folder)
+            if kwargs.get('config') is None:
+                for k in kwargs.keys() & set(JinaBertConfig.__annotations__): setattr(config, k, kwargs.pop(k))
+                kwargs['config'] = config
+            name,kwargs = None,kwargs | dict(state_dict=_accounted(folder, kwargs['config'], state, cls)[1])
+        model,info = super().from_pretrained(name, *args, output_loading_info=True, **dict(use_safetensors=True) | kwargs)
         wrong = [info[k] for k in ('missing_keys','unexpected_keys','mismatched_keys')]
-        if any(wrong): _refuse(name, *wrong)
+        if any(wrong): _refuse(asked, *wrong)
         return (model, info) if output_loading_info else model
 
 class JinaBertModel(JinaBertPreTrainedModel):
@@ -280,23 +292,85 @@ def _refuse(folder, missing, unknown, mismatched):
         some('missing', missing), some('unknown', unknown), some('of another shape', mismatched))))
         + ". Nothing was made up in their place; check that folder and model belong together")
 
-def _read_json(path):
-    try: return json.loads(path.read_text(encoding='utf-8'))
-    except FileNotFoundError: raise WeightsError(f"{path} is missing: {path.parent} is not a model folder") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as e: raise WeightsError(f"{path} is not JSON ({e}); it may have been cut short") from None
+def _read_json(path, kind=dict):
+    if not path.is_file(): raise WeightsError(f"{path} is missing: {path.parent} is not a model folder")
+    try: raw = json.loads(path.read_text(encoding='utf-8'))
+    except OSError as e: raise WeightsError(f"{path} cannot be read ({e.strerror})") from None
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as e: raise WeightsError(f"{path} is not JSON ({e}); it may have been cut short") from None
+    if not isinstance(raw, kind): raise WeightsError(f"{path} holds a {type(raw).__name__}, not a {kind.__name__}; fetch or write it again")
+    return raw
+
+def _inside(
+    folder:Path,
+    name,   # as a file of the folder gives it
+)->Path:
+    "A file beside the one that names it; a name that leads elsewhere is an error"
+    if not isinstance(name, str) or not re.fullmatch(r'\w[\w.-]*', name): raise WeightsError(f"a file in {folder} names {name!r}, which is not a name inside that folder; nothing was read from there")
+    return folder/name
+
+def _weights_files(folder): # one, or the parts that the index names
+    one,index = folder/'model.safetensors',folder/'model.safetensors.index.json'
+    if one.is_file() or one.is_symlink(): return [one]
+    parts = _read_json(index).get('weight_map') if index.is_file() else {}
+    if not isinstance(parts, dict): raise WeightsError(f"{index} has no weight_map; fetch or write it again")
+    return [_inside(folder, n) for n in sorted({*map(str, parts.values())})]
 
 def _read_weights(folder): # {name: tensor}
-    one,index = folder/'model.safetensors',folder/'model.safetensors.index.json'
-    files = [one] if one.is_file() else [folder/f for f in sorted(set(_read_json(index).get('weight_map', {}).values()))] if index.is_file() else []
+    files = _weights_files(folder)
     if not files:
-        raise WeightsError(f"{one} is missing" + ("; pytorch_model.bin is a pickle, which can run code and is not read: convert it to safetensors"
+        raise WeightsError(f"{folder/'model.safetensors'} is missing" + ("; pytorch_model.bin is a pickle, which can run code and is not read: convert it to safetensors"
                                                   if (folder/'pytorch_model.bin').exists() else ''))
     found = {}
     for path in files:
         try:
-            with safe_open(path, 'pt') as f: found |= {k: f.get_tensor(k) for k in f.keys()}
+            with safe_open(path, 'pt') as f: more = {k: f.get_tensor(k) for k in f.keys()}
         except (SafetensorError, OSError) as e: raise WeightsError(f"{path} cannot be read as safetensors ({e}); it may have been cut short: fetch or write it again") from None
+        if twice := found.keys() & more.keys(): raise WeightsError(f"{path} holds {min(twice)} a second time; the parts do not belong together")
+        found |= more
     return found
+
+_CODE_NAMES = {'mlp.up_gated_layer': 'mlp.gated_layers', 'mlp.down_layer': 'mlp.wo', 'layer_norm_2': 'mlp.layernorm'} # -code's names and everybody else's
+_CODE_NAME = re.compile(r'(encoder\.layer\.\d+\.)(mlp\.up_gated_layer|mlp\.down_layer|layer_norm_2)(\.\w+)')
+
+def _read_model(folder): # config and {name: tensor}, both as this room has them, whoever wrote the folder
+    path,raw = folder/'config.json',_read_json(folder/'config.json')
+    if raw.get('model_type') not in (JinaBertConfig.model_type, 'bert'): raise WeightsError(f"{path} has model_type {raw.get('model_type')!r}, not a JinaBERT")
+    for k in ('vocab_size','hidden_size','num_hidden_layers','num_attention_heads','intermediate_size','type_vocab_size'):
+        if k in raw and not (type(raw[k]) is int and 0 < raw[k] < 2**31): raise WeightsError(f"{path} has {k} {raw[k]!r:.40}, not a size")
+    for k in ('layer_norm_eps','hidden_dropout_prob','attention_probs_dropout_prob','initializer_range'):
+        if k in raw and not (type(raw[k]) in (int,float) and 0 <= raw[k] < 1): raise WeightsError(f"{path} has {k} {raw[k]!r:.40}, not a number from 0 to 1")
+    theirs,state = raw['model_type'] == 'bert',{}
+    try: config = JinaBertConfig(**{k: v for k,v in raw.items() if k in JinaBertConfig.__annotations__} | (dict(pad_token_id=None) if theirs else {})) # their 0 may name <s>
+    except (ValueError, TypeError) as e: raise WeightsError(f"{path}: {e}") from None
+    for k,v in _read_weights(folder).items():
+        n = k.removeprefix('bert.')
+        if theirs and (m := _CODE_NAME.fullmatch(n)):
+            n = m[1]+_CODE_NAMES[m[2]]+m[3]
+            if n.endswith('gated_layers.weight') and v.dim() == 2: v = v.roll(len(v)//2, 0)                   # the gate is -code's second half
+        if n in state: raise WeightsError(f"{folder} holds {n} twice, under two names; the weights of two models were mixed")
+        if not v.is_floating_point(): raise WeightsError(f"{folder} holds {n} as {str(v.dtype).removeprefix('torch.')}, not as floating-point numbers")
+        state[n] = v
+    if config.num_hidden_layers > len(state): raise WeightsError(f"{path} wants {config.num_hidden_layers:,} layers, the weights are {len(state):,} in all; check that they belong together")
+    if theirs: config.qk_norm,config.second_norm = (any(n in k for k in state) for n in ('.layer_norm_q.','.layer_norm_1.'))   # config.json does not tell, the weights do
+    return config, state
+
+def _accounted(folder, config, state, cls): # a model of that shape without numbers, and the weights for it, each of them and no other
+    with torch.device('meta'): model = cls(config)
+    want = {k.removeprefix('bert.'): v for k,v in model.state_dict().items()}
+    if issubclass(cls, JinaBertForMaskedLM): state = dict(state); state.setdefault('cls.predictions.decoder.weight', state.get('embeddings.word_embeddings.weight', torch.empty(0)))
+    else: state = {k: v for k,v in state.items() if not k.startswith('cls.')}
+    shapes = {k for k in want.keys() & state.keys() if want[k].shape != state[k].shape}
+    if want.keys() != state.keys() or shapes: _refuse(folder, want.keys()-state.keys(), state.keys()-want.keys(), shapes)
+    return model, state
+
+def _published(name, kwargs): # the folder of a published model, given as such or by its name in the hub's cache; None: not one
+    hub = {k: v for k,v in kwargs.items() if k in ('cache_dir','force_download','proxies','token','revision','local_files_only','subfolder')}
+    path = cached_file(name, 'config.json', **hub, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False)
+    if path is None: return None
+    path = Path(path)
+    if _read_json(path).get('model_type') != 'bert': _weights_files(path.parent); return None                 # transformers reads it
+    if not Path(name).is_dir(): cached_file(name, 'model.safetensors', **hub)
+    return path.parent
 
 def write_whole(
     path:Path,
@@ -313,7 +387,7 @@ def save_model(
     model:JinaBertPreTrainedModel, # with the head or without
     **more,                       # further entries of config.json
 ):
-    "config.json and model.safetensors in the published layout, names without prefix; the tied matrix is written once"
+    "config.json and model.safetensors in the layout of the published de and es, names without prefix; the tied matrix is written once"
     folder = Path(folder); folder.mkdir(parents=True, exist_ok=True)
     state = {k.removeprefix('bert.'): v.detach().cpu().contiguous() for k,v in model.state_dict().items() if k != 'cls.predictions.decoder.weight'}
     config = model.config.to_dict() | dict(architectures=[type(model).__name__], dtype=str(next(iter(state.values())).dtype).removeprefix('torch.')) | more
@@ -326,23 +400,11 @@ def load_model(
     dtype=torch.float32,  # of the weights in memory; published ones are float16 files
     pad_token_id:int|None=None, # the tokenizer's; needed to train weights whose config has another one, see the padding trap
 )->JinaBertModel:         # or JinaBertForMaskedLM; in eval mode
-    "A model from its folder, ours or the published de and es; every weight accounted for"
+    "A model from its folder, ours or a published one (de, es, small-en, base-en, code); every weight accounted for"
     folder = Path(folder)
-    raw,found = _read_json(folder/'config.json'),_read_weights(folder)
-    if raw.get('model_type') not in (JinaBertConfig.model_type, 'bert'): raise WeightsError(f"{folder/'config.json'} has model_type {raw.get('model_type')!r}, not a JinaBERT")
-    known = set(JinaBertConfig.__annotations__)
-    config = JinaBertConfig(**{k: v for k,v in raw.items() if k in known})
-    found = {k.removeprefix('bert.'): v for k,v in found.items()}
-    if raw['model_type'] == 'bert':                # published: config.json does not tell the Spanish norms, the weights do
-        config.qk_norm = any('layer_norm_q' in k for k in found)
-        config.pad_token_id = None                 # theirs may name <s>
+    config,found = _read_model(folder)
     if pad_token_id is not None: config.pad_token_id = pad_token_id
-    with torch.device('meta'): model = (JinaBertForMaskedLM if head else JinaBertModel)(config)
-    want = {k.removeprefix('bert.'): v for k,v in model.state_dict().items()}
-    if head: found.setdefault('cls.predictions.decoder.weight', found.get('embeddings.word_embeddings.weight'))
-    else: found = {k: v for k,v in found.items() if not k.startswith('cls.')}
-    shapes = {k for k in want.keys() & found.keys() if want[k].shape != found[k].shape}
-    if want.keys() != found.keys() or shapes: _refuse(folder, want.keys()-found.keys(), found.keys()-want.keys(), shapes)
+    model,found = _accounted(folder, config, found, JinaBertForMaskedLM if head else JinaBertModel)
     model.load_state_dict({('bert.'+k if head and not k.startswith('cls.') else k): v.to(dtype) for k,v in found.items()}, assign=True)
     if head: model.tie_weights()
     return model.eval()

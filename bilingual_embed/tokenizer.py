@@ -153,21 +153,22 @@ def special_ids(
 )->dict[str,int]: # bos, pad, eos, unk, mask
     "Ids of the specials, read from the tokenizer: their order differs from one to the next, so no number is ever written down"
     ids = {n.removesuffix('_token'): getattr(tok, n+'_id') for n in SPECIALS}
+    for n,bert in dict(bos=tok.cls_token_id, eos=tok.sep_token_id).items(): ids[n] = bert if ids[n] is None else ids[n]   # BERT's names, as in the English models
     if lost := [n for n,i in ids.items() if i is None]: raise TokenizerError(f"the tokenizer has no {', '.join(lost)} token; JinaBERT needs {' '.join(SPECIALS.values())}")
     return ids
 
 def load_tokenizer(
-    folder:str|Path, # with tokenizer.json, or vocab.json and merges.txt as in the published models
+    folder:str|Path, # with tokenizer.json, or vocab.json and merges.txt or vocab.txt as in the published models
 )->PreTrainedTokenizerFast:
-    "A tokenizer from its folder, checked"
+    "A tokenizer from its folder, checked; code that the folder names is not run"
     folder = Path(folder); path = folder/'tokenizer.json'
-    if not path.is_file() and not (folder/'vocab.json').is_file(): raise TokenizerError(f"{path} is missing: {folder} holds no tokenizer")
+    if not any((folder/n).is_file() for n in ('tokenizer.json','vocab.json','vocab.txt')): raise TokenizerError(f"{path} is missing: {folder} holds no tokenizer")
     try:
         if path.is_file(): Tokenizer.from_file(str(path))
         for extra in ('tokenizer_config.json','vocab.json'):
             path = folder/extra
             if path.is_file(): json.loads(path.read_text(encoding='utf-8'))
-        tok = AutoTokenizer.from_pretrained(folder)
+        tok = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)   # not None, which would ask at a terminal
     except Exception as e: # the tokenizers library raises bare Exception
         raise TokenizerError(f"{path} cannot be read ({str(e)[:200]}); it may have been cut short: write or fetch it again") from None
     special_ids(tok)

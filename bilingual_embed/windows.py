@@ -28,7 +28,7 @@ def reach(
     if not 0 < eps < 1: raise ValueError(f"eps {eps} is not between 0 and 1: it is the share of the weight that may be lost")
     m,r = slopes.to(q.device, torch.float32)[:,None],q.shape[-1]**-.5
     tau = torch.log(2/eps/-torch.expm1(-m))                                              # (H,1)
-    norm = lambda t: torch.linalg.vector_norm(t, dim=-1, dtype=torch.float32)            # (B,H,T)
+    norm = lambda t: torch.linalg.vector_norm(t.float(), dim=-1)                           # (B,H,T)
     return (tau + r*(norm(q)*norm(k).amax(-1, keepdim=True) - (q.float()*k.float()).sum(-1)))/m * (1+1e-5)   # a little more than rounding could take away
 
 # %% ../nbs/05a_windows.ipynb #e8a0a499
