@@ -7,14 +7,15 @@ __all__ = ['Run', 'main_process', 'wait', 'start_run', 'new_model', 'with_head',
            'tune_pairs', 'tune_multitask']
 
 # %% ../nbs/12a_stages.ipynb #fee9be71
-import json, os, shutil, time
+import json, os, shutil
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import torch
 import transformers
 
-from .batches import pack
+from .batches import Packed, pack
 from .model import JinaBertConfig, JinaBertForMaskedLM, JinaBertModel, load_model
 from .recipes import Recipe, STAGES, fingerprint, recipe_from_json, recipe_json, recipe_rows
 from .records import Task, commit, repo_path, room_on
@@ -52,7 +53,9 @@ def main_process()->bool: # the one that writes; there is only one unless a laun
     return int(os.environ.get('RANK', '0')) == 0
 def wait():
     "Until all processes are here"
-    if torch.distributed.is_available() and torch.distributed.is_initialized(): torch.distributed.barrier()
+    if int(os.environ.get('WORLD_SIZE', '1')) == 1: return
+    from accelerate import PartialState
+    PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(days=1)).wait_for_everyone()      # the first may pack a large corpus meanwhile
 
 def start_run(
     r:Recipe,
@@ -62,7 +65,7 @@ def start_run(
     "Open a run folder, or make one, with its tokenizer"
     folder = Path(out) if out else repo_path('runs', f"{r.scale}-{'-'.join(r.langs)}-{r.seed}")
     folder.mkdir(parents=True, exist_ok=True); old = folder/'recipe.json'
-    if old.exists() and (was := recipe_from_json(old.read_text(encoding='utf-8'))) != r:
+    if main_process() and old.exists() and (was := recipe_from_json(old.read_text(encoding='utf-8'))) != r:
         differ = [f"{a['part']}.{a['field']} was {b['value']}, is {a['value']}" for a,b in zip(recipe_rows(r), recipe_rows(was)) if a['value'] != b['value']]
         print(f"{folder.name}: the recipe has changed ({'; '.join(differ[:4])}); stages it does not touch are kept")
     run = Run(folder, r, corpus)
@@ -91,11 +94,15 @@ def mlm_tasks(run:Run)->list[Task]: # a language each, 1:1, and translations sid
     "Packed token rows of the run's documents (paper section 3.1)"
     r,T,folder = run.recipe,run.recipe.pretrain.max_tokens,run.folder/'tokens'; folder.mkdir(exist_ok=True); out = []
     share = dict(zip(r.langs, (1., r.text.ratio)))
+    def packed(name, texts, **kw): # by the first process, for all
+        path = folder/f'{name}.tokens'
+        if main_process(): pack(texts, run.tokenizer, path, T, **kw)
+        wait(); return Packed(path, T)
     for lang in r.langs:
         cap = r.text.mlm_chars*(r.text.ratio if lang == r.langs[1] else 1)
-        out.append(Task(f'mlm/{lang}', 'mlm', pack(run.corpus.texts(lang, cap), run.tokenizer, folder/f'{lang}.tokens', T), (1-r.text.parallel)*share[lang]/sum(share.values())))
+        out.append(Task(f'mlm/{lang}', 'mlm', packed(lang, run.corpus.texts(lang, cap)), (1-r.text.parallel)*share[lang]/sum(share.values())))
     if r.text.parallel:
-        both = pack(run.corpus.parallel(r.text.mlm_chars*r.text.parallel*2), run.tokenizer, folder/'parallel.tokens', T, least=0)
+        both = packed('parallel', run.corpus.parallel(r.text.mlm_chars*r.text.parallel*2), least=0)
         if len(both): out.append(Task('mlm/'+'-'.join(r.langs), 'mlm', both, r.text.parallel))
         else: print("no translations in this corpus, so no sequences of parallel text")
     return out
@@ -120,8 +127,8 @@ def _stage(run, name, tasks, depth='all', head=False):
     s = getattr(run.recipe, name); folder = run.folder/name
     if not s.steps: print(f"{name}: the recipe has no steps for it"); return run.last(name)
     if (d := run.done(name)) is not None: print(f"{name}: done before, {d['steps']} steps"); return folder
-    untrained(run); base = load_model(run.last(name))
-    model = with_head(base) if head else base
+    untrained(run); model = load_model(run.last(name))
+    if head: model = with_head(model)
     what = train(model, tasks(), run.tokenizer, s, folder, name, run.recipe.seed, run.mark(name), depth)
     if main_process(): _save(run, name, model, what)
     wait(); return folder

@@ -241,10 +241,11 @@ def _accelerator(precision, mixed=False): # mixed: some batches use the MLM head
 
 def _fsdp(precision):
     from accelerate import FullyShardedDataParallelPlugin
-    from torch.distributed.fsdp import MixedPrecisionPolicy
+    from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy
     if precision == 'fp16': raise ValueError("fp16 is not supported with FSDP here; use precision bf16 or fp32, or data-parallel training (data/accelerate/one_node.yaml)")
     plugin = FullyShardedDataParallelPlugin(mixed_precision_policy=MixedPrecisionPolicy(torch.bfloat16 if precision == 'bf16' else None, torch.float32, cast_forward_inputs=False))
-    if plugin.fsdp_version != 2: raise ValueError("FSDP of version 1 is not supported; set fsdp_version: 2 in the launch config, as data/accelerate/fsdp.yaml does")
+    other = dict(version=plugin.fsdp_version != 2, activation_checkpointing=plugin.activation_checkpointing, cpu_ram_efficient_loading=plugin.cpu_ram_efficient_loading, offload_params=isinstance(plugin.cpu_offload, CPUOffloadPolicy))
+    if other := [k for k,v in other.items() if v]: raise ValueError(f"FSDP runs here with the settings of data/accelerate/fsdp.yaml; in this launch config fsdp_{' and fsdp_'.join(other)} differ: take them from there")
     return plugin
 
 def train(

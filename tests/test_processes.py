@@ -1,7 +1,9 @@
 "Several processes train as one, started by `accelerate launch` with the configs that ship: same losses on the same global batch, and a checkpoint goes from two to one and back"
-import math, os, shutil, socket, subprocess, sys
+import json, math, os, shutil, socket, subprocess, sys
 from pathlib import Path
 import pytest
+from bilingual_embed import load
+from bilingual_embed.recipes import STAGES
 from bilingual_embed.train import read_log
 
 CONFIGS = Path(__file__).parents[1]/'data'/'accelerate'
@@ -55,7 +57,7 @@ for job in sys.argv[2:]:                                             # one after
         saved = safe_open(tmp/name/'state.safetensors', 'pt')
         for n,p in m.named_parameters(): assert torch.equal(p, saved.get_tensor(f'model/model.{n}')), n
     except Stop: pass
-assert sharded == {2 if world > 1 and os.environ.get('ACCELERATE_USE_FSDP') == 'true' else 0}, sharded
+assert sharded == {2 if os.environ.get('ACCELERATE_USE_FSDP') == 'true' else 0}, sharded       # layers that FSDP cut up
 if torch.distributed.is_initialized(): torch.distributed.destroy_process_group()
 '''
 
@@ -103,6 +105,15 @@ def test_checkpoints_go_from_any_number_of_processes_to_any(logs, way): close(lo
 
 @pytest.mark.parametrize('way', ['one_node bf16', 'fsdp bf16'])
 def test_bf16(logs, way): close(logs[way], logs['one bf16'], .1, .02)
+
+@pytest.mark.parametrize('how', ['fsdp', pytest.param('one_node', marks=pytest.mark.slow)])
+def test_the_shipped_command(tmp_path, how):
+    "From text to a finished model, all stages one after another in the same two processes; text, vocabulary and packed tokens are made by one of them"
+    changes = ','.join(f'{s}.{k}={v}' for s in STAGES for k,v in dict(steps=4, batch_size=16, max_tokens=48, warmup=1, checkpoint=2).items())
+    r = subprocess.run([*launch(how, '--main_process_port', free_port()), '-m', 'bilingual_embed.cli', 'train', '--scale', 'sample', '--no-scores', '--out', str(tmp_path/'run'), '--cache', str(tmp_path/'cache'), '--changes', changes],
+                       capture_output=True, text=True, timeout=500, env=ENV); assert r.returncode == 0, r.stderr[-3000:]
+    for stage in STAGES: assert json.loads((tmp_path/'run'/stage/'stage.json').read_text())['processes'] == 2 and len(read_log(tmp_path/'run'/stage)) == 4
+    assert load(tmp_path/'run', device='cpu').encode(['Guten Tag','Good day']).shape == (2,64)
 
 @pytest.mark.parametrize('config', sorted(CONFIGS.glob('*.yaml')), ids=lambda p: p.stem)
 def test_launch_configs_are_understood(config):
