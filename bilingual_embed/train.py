@@ -243,9 +243,10 @@ def _fsdp(precision):
     from accelerate import FullyShardedDataParallelPlugin
     from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy
     if precision == 'fp16': raise ValueError("fp16 is not supported with FSDP here; use precision bf16 or fp32, or data-parallel training (data/accelerate/one_node.yaml)")
-    plugin = FullyShardedDataParallelPlugin(mixed_precision_policy=MixedPrecisionPolicy(torch.bfloat16 if precision == 'bf16' else None, torch.float32, cast_forward_inputs=False))
+    plugin = FullyShardedDataParallelPlugin()                   # reads what the launcher put into the environment
     other = dict(version=plugin.fsdp_version != 2, activation_checkpointing=plugin.activation_checkpointing, cpu_ram_efficient_loading=plugin.cpu_ram_efficient_loading, offload_params=isinstance(plugin.cpu_offload, CPUOffloadPolicy))
     if other := [k for k,v in other.items() if v]: raise ValueError(f"FSDP runs here with the settings of data/accelerate/fsdp.yaml; in this launch config fsdp_{' and fsdp_'.join(other)} differ: take them from there")
+    plugin.mixed_precision_policy = MixedPrecisionPolicy(torch.bfloat16 if precision == 'bf16' else None, torch.float32, cast_forward_inputs=False)      # ALiBi's slopes stay float32
     return plugin
 
 def train(

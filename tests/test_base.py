@@ -1,5 +1,5 @@
 "The paper's model at its true size, a few real steps of each stage on a little text: parameters, losses, checkpoints, memory; and a narrow twin through the same code"
-import json, math, os, subprocess, sys
+import json, math, subprocess, sys
 import pytest
 from bilingual_embed.recipes import STAGES, recipe
 from bilingual_embed.train import read_log
@@ -10,7 +10,6 @@ TWIN = dict(model__hidden_size=24, model__num_hidden_layers=2, model__num_attent
 
 WORKER = '''
 import json, random, sys
-from itertools import chain
 from pathlib import Path
 import torch
 import bilingual_embed.stages as stages
@@ -60,5 +59,5 @@ def test_every_stage_at_size(tmp_path, changes, n):
         d,log = out[stage],read_log(tmp_path/'run'/stage)
         assert d['parameters'] == d['loaded'] == n_parameters(r.model, V, stage == 'pretrain') and len(log) == STEPS and d['skipped'] == 0
         assert all(math.isfinite(x['loss']) and math.isfinite(x['grad_norm']) and x['grad_norm'] > 0 for x in log), log
-    if n: # beside a small model, what Python and the allocator take is not small
+    if n: # .94 to 1.02 on a CPU in bfloat16; beside a small model, what Python and the allocator take is not small
         for stage in STAGES[1:]: assert .7 < out[stage]['peak']/out[stage]['plan'] < 1.25, (stage, out[stage])
