@@ -13,9 +13,8 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 from torch import Tensor
-from .evaluate import commit
 from .plots import COLORS
-from .records import Score
+from .records import Score, commit
 from .testsets import TestSet
 
 # %% ../nbs/14c_backbone.ipynb #187c93cf

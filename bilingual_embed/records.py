@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['LANGUAGES', 'RECORDS', 'Record', 'KINDS', 'split_langs', 'RecordError', 'Document', 'Pair', 'Triplet', 'Scored',
-           'Labelled', 'texts_of', 'Task', 'Score', 'Skips', 'repo_path', 'DiskFull', 'room_on']
+           'Labelled', 'texts_of', 'Task', 'Score', 'Skips', 'repo_path', 'commit', 'DiskFull', 'room_on']
 
 # %% ../nbs/00_records.ipynb #8812755c
-import errno, os, shutil
+import errno, os, shutil, subprocess
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import contextmanager
@@ -165,6 +165,13 @@ def repo_path(
             if ini.is_file() and 'lib_name = bilingual_embed' in ini.read_text(encoding='utf-8', errors='replace'): return p.joinpath(*parts)
     raise FileNotFoundError("this needs a checkout of the bilingual_embed repository (its settings.ini was not found above "
                             f"{Path.cwd()}); change into the checkout, or pass the path itself")
+
+# %% ../nbs/00_records.ipynb #d23fea4d
+def commit()->str: # short hash, "" outside a git checkout
+    "The commit of the code that runs"
+    try: r = subprocess.run(['git','-C',str(repo_path()),'rev-parse','--short','HEAD'], capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired): return ''
+    return r.stdout.strip() if r.returncode == 0 else ''
 
 # %% ../nbs/00_records.ipynb #9c9fa260
 class DiskFull(OSError):

@@ -332,6 +332,9 @@ def load_corpus(
     "Read, thin, clean and lay down the text of a recipe; a second call opens what the first one made"
     t0 = time.perf_counter(); source,why = pick_source(r.text.source, r.scale, r.langs, on_error)
     evals = [Path(e) for e in evals]; folder = corpus_folder(r, r.text.source if Path(r.text.source).is_dir() else source.name, evals, cache)
+    if int(os.environ.get('RANK', '0')):                                            # one of several processes: the first makes it, for all
+        while not (folder/'corpus.json').exists(): time.sleep(.2)
+        return open_corpus(folder)
     log(why)
     if (folder/'corpus.json').exists(): log(f"clean text is at hand in {folder.name}"); return open_corpus(folder)
     with room_on(folder.parent): return _make_corpus(r, source, why, evals, folder, log, t0)

@@ -7,7 +7,7 @@ __all__ = ['LOSS', 'Objective', 'backward', 'learning_rate', 'param_groups', 'Ch
            'load_state', 'Log', 'read_log', 'TrainingError', 'precision_here', 'train']
 
 # %% ../nbs/12_train.ipynb #c29f7fdf
-import csv, json, math, os, shutil, sys, time
+import copy, csv, json, math, os, shutil, sys, time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -19,6 +19,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 from tqdm import tqdm
 
 from .batches import Batch, Batcher, ahead
@@ -96,14 +97,16 @@ def backward(
     "Adds a batch's gradients"
     plain = acc.unwrap_model(objective)
     sync = lambda on: nullcontext() if on or acc.num_processes == 1 else acc.no_sync(objective)
+    def run(*what):
+        with acc.autocast(): return objective(*what)     # inside data-parallel training this is so anyway; with FSDP accelerate leaves it out
     if sum(t.ids.numel() for t in batch.tokens) <= hold:
-        with sync(last): loss = objective(batch)*share; acc.backward(loss)
+        with sync(last): loss = run(batch)*share; acc.backward(loss)
         return loss.detach()
     if batch.kind != 'mlm':
-        return cached_backward(lambda i: objective(batch, i), len(batch.tokens), lambda e: plain.loss(batch, e)*share, acc.backward, lambda on: sync(last and on))
+        return cached_backward(lambda i: run(batch, i), len(batch.tokens), lambda e: plain.loss(batch, e)*share, acc.backward, lambda on: sync(last and on))
     (B,T),asked,loss = batch.target.shape,plain.asked(batch),0.; step = max(1, budget//T)
     for r in range(0, B, step):
-        with sync(last and r+step >= B): part = objective(batch, slice(r, r+step), asked)*share; acc.backward(part)
+        with sync(last and r+step >= B): part = run(batch, slice(r, r+step), asked)*share; acc.backward(part)
         loss = loss + part.detach()
     return loss
 
@@ -126,17 +129,27 @@ def param_groups(
 # %% ../nbs/12_train.ipynb #4e2f0770
 class CheckpointError(RuntimeError): "A checkpoint that cannot be used, or could not be written"
 
+def _full(t): # of an FSDP run the whole tensor, which every process must ask for
+    return (t.full_tensor() if isinstance(t, DTensor) else t).detach()
+
+def _placed(t, p): # t, whole on every process, where p lies and cut as p is
+    t = t.to(p.device)
+    return distribute_tensor(t, p.device_mesh, p.placements, src_data_rank=None) if isinstance(p, DTensor) and t.ndim else t
+
 def save_state(
     path:Path,            # .safetensors
     objective:nn.Module,
     opt:torch.optim.Optimizer,
+    write:bool=True,      # False on all processes but the first; with FSDP they hand their parts over
     **meta,               # step, fingerprint, ...: JSON
 ):
     "Weights and optimiser state in one atomic write"
     path = Path(path); part = path.with_name(path.name+'.part'); out = {}
     for name,p in objective.named_parameters():
-        out[f'model/{name}'] = p.detach().cpu().contiguous()
-        for k,v in opt.state.get(p, {}).items(): out[f'{k}/{name}'] = v.detach().cpu().reshape(v.shape).contiguous()
+        for k,v in (dict(model=p) | opt.state.get(p, {})).items():
+            whole = _full(v)
+            if write: out[f'{k}/{name}'] = whole.cpu().reshape(v.shape).contiguous()
+    if not write: return
     need = sum(t.numel()*t.element_size() for t in out.values())
     try:
         if (free := shutil.disk_usage(path.parent).free) < need: raise OSError(28, f"{need/1e6:.0f} MB are needed and {free/1e6:.0f} MB are free")
@@ -168,9 +181,9 @@ def load_state(
         for n,p in names.items():
             t = f.get_tensor(f'model/{n}')
             if t.shape != p.shape: raise CheckpointError(f"{path} holds {n} as {tuple(t.shape)} and the model wants {tuple(p.shape)}; it is from another recipe: choose another run folder")
-            p.copy_(t)
-            state = {k: f.get_tensor(f'{k}/{n}') for k in ('step','exp_avg','exp_avg_sq') if f'{k}/{n}' in keys}
-            if state: opt.state[p] = {k: v if k == 'step' else v.to(p.device) for k,v in state.items()}
+            p.copy_(_placed(t, p))
+            state = {k: _placed(f.get_tensor(f'{k}/{n}'), p) for k in ('step','exp_avg','exp_avg_sq') if f'{k}/{n}' in keys}
+            if state: opt.state[p] = state
     return meta
 
 # %% ../nbs/12_train.ipynb #9e3d4409
@@ -219,9 +232,22 @@ def precision_here(
 def _accelerator(precision, mixed=False): # mixed: some batches use the MLM head and some do not
     from accelerate import Accelerator, DistributedDataParallelKwargs
     from accelerate.state import AcceleratorState
+    from accelerate.utils import DistributedType
     AcceleratorState._reset_state()                             # stages of one process may differ in precision
-    cpu = not torch.cuda.is_available()
-    return Accelerator(cpu=cpu, mixed_precision='no' if precision == 'fp32' else precision, kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=mixed)])
+    fsdp = _fsdp(precision) if os.environ.get('ACCELERATE_USE_FSDP', '').lower() == 'true' else None       # what `accelerate launch` was told
+    acc = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision='no' if precision == 'fp32' else precision, kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=mixed)], fsdp_plugin=fsdp)
+    if fsdp and acc.distributed_type != DistributedType.NO: acc.state.distributed_type,acc.state.fsdp_plugin = DistributedType.FSDP,fsdp  # accelerate leaves it out on a CPU and, after the reset, on a GPU too
+    return acc
+
+def _fsdp(precision):
+    from accelerate import FullyShardedDataParallelPlugin
+    from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy
+    if precision == 'fp16': raise ValueError("fp16 is not supported with FSDP here; use precision bf16 or fp32, or data-parallel training (data/accelerate/one_node.yaml)")
+    plugin = FullyShardedDataParallelPlugin()                   # reads what the launcher put into the environment
+    other = dict(version=plugin.fsdp_version != 2, activation_checkpointing=plugin.activation_checkpointing, cpu_ram_efficient_loading=plugin.cpu_ram_efficient_loading, offload_params=isinstance(plugin.cpu_offload, CPUOffloadPolicy))
+    if other := [k for k,v in other.items() if v]: raise ValueError(f"FSDP runs here with the settings of data/accelerate/fsdp.yaml; in this launch config fsdp_{' and fsdp_'.join(other)} differ: take them from there")
+    plugin.mixed_precision_policy = MixedPrecisionPolicy(torch.bfloat16 if precision == 'bf16' else None, torch.float32, cast_forward_inputs=False)      # ALiBi's slopes stay float32
+    return plugin
 
 def train(
     model:JinaBertForMaskedLM|JinaBertModel,
@@ -245,7 +271,8 @@ def train(
     key = int.from_bytes(name.encode()[:4], 'little')
     sampler = Sampler(tasks, s.batch_size, seed=int(mix(np.array([seed]), key)[0] >> np.uint64(40)), kind_weights={k:w for k,w in kinds.items() if any(t.kind == k for t in tasks)})
     make = Batcher(sampler, tokenizer, s.max_tokens, seed, s.mask_rate, s.negatives, rank=rank, world=world, budget=budget)
-    objective = Objective(model, s, depth, (lambda n: acc.reduce(n.float(), 'mean')) if world > 1 else None)
+    trained = copy.deepcopy(model) if acc.is_fsdp2 else model                 # FSDP takes a model apart for good
+    objective = Objective(trained, s, depth, (lambda n: acc.reduce(n.float(), 'mean')) if world > 1 else None)
     opt = torch.optim.AdamW(param_groups(objective, s.weight_decay), lr=s.lr, betas=s.betas, eps=s.eps, fused=True)
     objective_,opt_ = acc.prepare(objective, opt); objective_.train()
     plain = acc.unwrap_model(objective_)
@@ -271,7 +298,7 @@ def train(
                     n += batch.n_tokens
                     try: total = total + backward(objective_, batch, acc, 1/micro, a == micro-1, s.hold, budget).float()
                     except ConstantScores: total = total + math.nan; constant += 1                     # equal scores teach no order; every process sees the same
-                norm = math.nan if isinstance(total, float) else float(acc.clip_grad_norm_(objective.parameters(), s.clip or math.inf))
+                norm = math.nan if isinstance(total, float) else float(_full(acc.clip_grad_norm_(objective.parameters(), s.clip or math.inf)))
                 total = total if isinstance(total, float) else acc.reduce(total, 'mean').item(); ok = math.isfinite(norm) and math.isfinite(total)
                 if ok or acc.scaler: opt_.step()          # fp16: the scaler itself passes over a step that overflowed, and lowers its scale
                 if ok: bad = 0
@@ -281,7 +308,7 @@ def train(
                 if first: log.row(step=step, kind=batch.kind, task=batch.task, loss=repr(total), grad_norm=repr(norm), lr=repr(learning_rate(step, s)), tokens=n, seconds=f'{now-t:.4f}', skipped=int(not ok))
                 t = now
                 if bad >= (30 if acc.scaler else 10): raise TrainingError(f"{name}: loss or gradient was not finite in {bad} steps running, up to step {step} (task {batch.task}); lower lr (now {s.lr}) or use precision fp32 or bf16" + (f"; in {constant} of them all similarity scores of the batch were equal: give the set more different scores, or a larger batch_size" if constant else '') + ". The last checkpoint is kept")
-                if first and ((step+1) % s.checkpoint == 0 or step+1 == s.steps): save_state(state, plain, opt, step=step+1, fingerprint=fingerprint, skipped=skipped, tokens=tokens0+tokens, name=name, scaler=acc.scaler.state_dict() if acc.scaler else None)
+                if (step+1) % s.checkpoint == 0 or step+1 == s.steps: save_state(state, plain, opt, first, step=step+1, fingerprint=fingerprint, skipped=skipped, tokens=tokens0+tokens, name=name, scaler=acc.scaler.state_dict() if acc.scaler else None)
                 bar.set_postfix_str(f"{batch.kind} {total:.3f}, {tokens/(now-t0):,.0f} tokens/s" + (f", {skipped} steps skipped" if skipped else ''), refresh=False); bar.update()
         acc.wait_for_everyone()
     finally:
@@ -289,5 +316,7 @@ def train(
         if log: log.close()
     if skipped and first: print(f"{name}: {skipped} of {s.steps} steps were skipped because loss or gradient was not finite" + (f" ({constant} since {start}: all scores of the batch were equal)" if constant else ''))
     for note in make.notes if first else (): print(f"{name}: {note}")
+    if trained is not model:
+        for p,q in zip(model.parameters(), trained.parameters()): p.data.copy_(_full(q))
     model.eval()
     return dict(steps=s.steps, tokens=tokens0+tokens, seconds=round(time.perf_counter()-t0, 2), precision=precision, skipped=skipped, processes=world)
