@@ -122,9 +122,8 @@ def export_onnx(
     queries:int=256,          # queries of an attention block; 0: all at once, without a loop, in memory that grows with the square of the length (12 GB at 8192 tokens and 12 heads)
 )->Path:                      # the graph, `onnx/model.onnx`: input_ids, attention_mask (B,T) int64 -> last_hidden_state (B,T,D), sentence_embedding (B,D) unit rows
     "An ONNX model with its tokenizer, equal to `encode` to 1e-5 in fp32"
-    _need('onnx', 'onnx', *['onnxruntime']*int8)
     if queries < 0: raise ValueError(f"queries must be 0 (all at once) or the size of a block, got {queries}")
-    model,out = _embedder(model),Path(out)
+    model,out = _embedder(model),Path(out); _need('onnx', 'onnx', *['onnxruntime']*int8)
     if (size := sum(p.numel()*4 for p in model.model.parameters())) > 2*10**9: raise ValueError(f"{model.name} has {size/1e9:.1f} GB of weights; an ONNX file holds at most 2 GB")
     proto = _proto(model.model, queries)
     (out/'onnx').mkdir(parents=True, exist_ok=True); path = out/'onnx'/'model.onnx'
