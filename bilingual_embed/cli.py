@@ -96,14 +96,14 @@ def _evaluate(a):
     if a.out: print(f"{write_scores(a.out, scores)} rows added to {a.out}", file=sys.stderr)
 
 # %% ../nbs/15_cli.ipynb #d89c4fd1
-_FORMATS = dict(onnx='graph, tokenizer and pooling files for ONNX Runtime')
+_FORMATS = dict(onnx='graph, tokenizer and pooling files for ONNX Runtime', published='the layout of the published JinaBERTs, for llama.cpp\'s converter and text-embeddings-inference')
 
 def _export(a):
-    from bilingual_embed.export import export_onnx
+    from bilingual_embed.export import export_onnx, export_published
     if a.int8 and a.format != 'onnx': raise UsageError(f"--int8 belongs to --format onnx, not to {a.format}")
     if Path(a.out).is_file(): raise UsageError(f"{a.out} is a file; name a folder to write")
-    made = export_onnx(a.model, a.out, int8=a.int8)
-    for p in sorted(made.parent.glob(made.name if a.format != 'onnx' else '*.onnx')): print(f"{p}  {p.stat().st_size/1e6:,.1f} MB")
+    made = export_onnx(a.model, a.out, int8=a.int8).parent if a.format == 'onnx' else export_published(a.model, a.out)
+    for p in sorted(p for p in made.iterdir() if p.suffix in ('.onnx','.safetensors')): print(f"{p}  {p.stat().st_size/1e6:,.1f} MB")
 
 @contextmanager
 def _silent(): # what C++ code writes to stderr goes nowhere meanwhile

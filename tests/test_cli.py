@@ -41,6 +41,13 @@ def test_export_names_the_extra(model_folder, tmp_path):
     r = run('export', model_folder, tmp_path/'out'); assert r.returncode == 1 and "pip install '.[onnx]'" in r.stderr and 'Traceback' not in r.stderr, r.stderr
     assert not (tmp_path/'out').exists()
 
+def test_export_published(model_folder, embedder, tmp_path):
+    r = run('export', model_folder, tmp_path/'out', '--format', 'published'); assert r.returncode == 0 and not r.stderr and 'model.safetensors' in r.stdout, r.stderr
+    from bilingual_embed import load
+    np.testing.assert_allclose(load(tmp_path/'out', device='cpu').encode('Good morning, harbour.'), embedder.encode('Good morning, harbour.'), rtol=0, atol=1e-6)
+    assert json.loads((tmp_path/'out'/'config.json').read_text())['model_type'] == 'bert' and (tmp_path/'out'/'merges.txt').is_file()
+    r = run('export', model_folder, tmp_path/'out', '--format', 'published', '--int8'); assert r.returncode == 2 and 'belongs to --format onnx' in r.stderr
+
 def test_doctor():
     r = run('doctor'); assert r.returncode == 0 and not r.stderr, r.stderr
     for words in ('torch', 'threads', 'fp32,   128 tokens: scaled_dot_product', '8,192 tokens', 'within', 'not asked'): assert words in r.stdout, (words, r.stdout)
