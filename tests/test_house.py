@@ -148,7 +148,7 @@ def closure(names): # distributions these need, all the way down, as installed h
 DISTS = {top: {canonicalize_name(d) for d in ds} for top,ds in md.packages_distributions().items()}
 CORE = {canonicalize_name(r.name) for r in requirements('requirements')}
 DECLARED = CORE | {canonicalize_name(r.name) for r in requirements('train_requirements')}
-OPTIONAL = DECLARED | {canonicalize_name(r.name) for r in requirements('peers_requirements')}
+OPTIONAL = DECLARED | {canonicalize_name(r.name) for r in requirements('onnx_requirements', 'peers_requirements')}
 
 @pytest.mark.parametrize('m', FLOOR)
 def test_imports_are_declared(m):
@@ -170,7 +170,7 @@ def test_encoding_needs_the_core_alone():
 def test_constraints_cover_what_is_asked_for():
     "constraints.txt pins each requirement, to a version settings.ini accepts"
     pins = dict(l.split('==') for l in (ROOT/'constraints.txt').read_text().split('\n') if l.strip() and not l.startswith('#'))
-    for r in requirements('requirements', 'train_requirements', 'dev_requirements'):
+    for r in requirements('requirements', 'train_requirements', 'onnx_requirements', 'dev_requirements'):
         assert r.name in pins or canonicalize_name(r.name) in map(canonicalize_name, pins), f"{r.name} has no line in constraints.txt; run python .ci/pin"
         v = next(v for n,v in pins.items() if canonicalize_name(n) == canonicalize_name(r.name))
         assert r.specifier.contains(v, prereleases=True), f"constraints.txt has {r.name}=={v}, settings.ini wants {r}"
