@@ -163,10 +163,10 @@ class Embedder:
         try:
             for block in _blocks(texts):
                 done = ids_of.seen; rects,place = chunks(ids_of(block), self.pad_id, batch_tokens); out = []
-                for r in rects:
-                    with torch.inference_mode(), cast: e = embed(self.model, r.ids.to(self.device), r.mask.to(self.device), normalize=False)
-                    e = e[:,:dim]
-                    out.append((torch.nn.functional.normalize(e, dim=-1) if normalize else e).cpu()); bar.update(len(e))
+                with torch.inference_mode(), cast:                                       # around all of a block: weights are cast once
+                    for r in rects:
+                        e = embed(self.model, r.ids.to(self.device), r.mask.to(self.device), normalize=False)[:,:dim]
+                        out.append((torch.nn.functional.normalize(e, dim=-1) if normalize else e).cpu()); bar.update(len(e))
                 out = torch.cat(out)[place].numpy()
                 if not np.isfinite(out).all():
                     raise FloatingPointError(f"the vector of text {done + int((~np.isfinite(out).all(1)).argmax())} is not finite: the weights of {self.name} are damaged, or the precision is too low for them (try fp32)")

@@ -78,8 +78,9 @@ def _proto(model, queries): # JinaBertModel -> onnx.ModelProto
             o = g('Transpose', g('Scan', blocks, rows, body=inner, num_scan_inputs=2), perm=[1,0,3,2,4]) # (B,n,S,H,d)
             o = g('Slice', g('Reshape', o, [0,-1,D]), [0], T, [1])
         else: o = g('Reshape', g('Transpose', attend(g('Transpose', g('Reshape', q, [0,0,H,d]), perm=[0,2,1,3]), j), perm=[0,2,1,3]), [0,0,D])
-        at = f'encoder.layer.{l}.attention.output.'
+        at,around = f'encoder.layer.{l}.attention.output.',x
         x = norm(g('Add', linear(o, at+'dense'), x), at+'LayerNorm')
+        if config.second_norm: x = norm(g('Add', x, around), f'encoder.layer.{l}.layer_norm_1')
         at = f'encoder.layer.{l}.mlp.'
         gate,up = g('Split', linear(x, at+'gated_layers', bias=False), axis=-1, outs=2)
         gelu = g('Mul', g('Mul', gate, g('Add', g('Erf', g('Div', gate, 2**.5)), 1.)), .5)
@@ -111,7 +112,7 @@ def _quiet_int8(source, path): # the quantizer logs advice that does not apply t
     try: write_whole(path, lambda p: quantize_dynamic(source, p, op_types_to_quantize=['MatMul'], per_channel=True, weight_type=QuantType.QInt8, reduce_range=True))
     finally: logging.disable(logging.NOTSET)
 
-def _shape(config): return {k: getattr(config, k) for k in JinaBertConfig.__annotations__ if k not in ('qk_norm','tie_word_embeddings')} # what the published config.json says
+def _shape(config): return {k: getattr(config, k) for k in JinaBertConfig.__annotations__ if k not in ('qk_norm','second_norm','tie_word_embeddings')} # what the published config.json says
 
 def _side_files(folder, model, config, tokenizer_class): # all of a sentence-transformers folder but the weights
     _put(folder/'config.json', config)
@@ -149,6 +150,7 @@ def export_published(
     model,out = _embedder(model),Path(out)
     if _same(out, model.folder): raise ValueError(f"{out} is the model's own folder; export into another one")
     inner,config = model.model,model.model.config
+    if config.second_norm: raise ValueError(f"{model.name} has a second norm in each layer, as the published -code model; its loaders know other names of weights, and this export writes those of de and es only")
     if not getattr(model.tokenizer.backend_tokenizer.model, 'save', None) or type(model.tokenizer.backend_tokenizer.model).__name__ != 'BPE': raise ValueError(f"{model.name} has a {type(model.tokenizer.backend_tokenizer.model).__name__} tokenizer; the published layout has byte-level BPE")
     kind = torch.float16 if half else torch.float32
     state = {k: v.detach().to('cpu', kind).contiguous() for k,v in inner.state_dict().items()}

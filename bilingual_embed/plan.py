@@ -52,7 +52,7 @@ def kept_per_token(
         kept = {}
         def pack(t): kept[t.untyped_storage().data_ptr()] = (t.untyped_storage().nbytes(), t); return t
         model = JinaBertModel(JinaBertConfig(vocab_size=1000, **asdict(replace(m, num_hidden_layers=layers)))).train()
-        own = {p.numel() for p in model.parameters()} | {sum(w.numel() for w in (s.query.weight, s.key.weight, s.value.weight)) for l in model.encoder.layer for s in (l.attention.self,)}
+        own = {p.numel() for p in model.parameters()}
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t), torch.autocast('cpu', torch.bfloat16, enabled=precision == 'bf16'):
             model(torch.randint(5, 999, (2,T))).last_hidden_state.float().sum()
         return sum(b for b,t in kept.values() if t.numel() not in own)/(2*T)       # weights and their copies in bfloat16 are counted by `memory`
@@ -68,7 +68,7 @@ def memory(
     s,V = getattr(r, stage),r.tokenizer.vocab_size; mlm = 'mlm' in dict(s.weights)
     n = n_parameters(r.model, V, mlm); rows = s.batch_size//gpus; texts = rows if mlm else rows*(2+s.negatives)
     held = min(s.hold, texts*s.max_tokens); per = 0 if stage == 'align' else kept_per_token(r.model, s.max_tokens, s.precision)
-    out = dict(weights=4*n, gradients=4*n, moments=8*n, copies=4*3*r.model.hidden_size**2*r.model.num_hidden_layers if s.precision == 'fp32' else 2*n, activations=per*held)
+    out = dict(weights=4*n, gradients=4*n, moments=8*n, copies=0 if s.precision == 'fp32' else 2*n, activations=per*held)
     out['logits'] = 3*4*max(2**24, V) if mlm else 0                                            # `mlm_head_loss` holds 2**24 at a time
     out['similarities'] = 0 if mlm else 3*4*rows*s.batch_size*(1+s.negatives)                  # scores, softmax and gradient of this process's queries
     return {k: v/1e9 for k,v in out.items()}
