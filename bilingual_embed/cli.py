@@ -159,8 +159,9 @@ def doctor(
     "What this machine has, and which ways encoding takes on it"
     import tokenizers, torch, transformers
     import bilingual_embed
+    from bilingual_embed.attention import cpu_has_bf16
     gpu = torch.cuda.is_available(); device = 'cuda' if gpu else 'cpu'; G = 2**30
-    bf16 = torch.cuda.is_bf16_supported() if gpu else torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    bf16 = torch.cuda.is_bf16_supported() if gpu else cpu_has_bf16()
     rows = [('versions', f"bilingual_embed {bilingual_embed.__version__}, Python {platform.python_version()}, torch {torch.__version__}, transformers {transformers.__version__}, tokenizers {tokenizers.__version__}; {platform.system()} {platform.machine()}", True)]
     rows += [('device', ', '.join(f"{p.name} ({p.total_memory/G:.0f} GB)" for p in map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))) if gpu else f"CPU {torch.backends.cpu.get_cpu_capability()}, no GPU that torch can use", True)]
     rows += [('threads', f"{torch.get_num_threads()} of {os.cpu_count()} processors" + ''.join(f", {v}={os.environ[v]}" for v in ('OMP_NUM_THREADS','MKL_NUM_THREADS') if v in os.environ), True)]

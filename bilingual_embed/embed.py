@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 from tqdm import tqdm
+from .attention import cpu_has_bf16
 from .model import JinaBertModel, embed, load_model
 from .rectangles import chunks
 from .tokenizer import TokenizerError, load_tokenizer
@@ -91,7 +92,7 @@ def _autocast(precision, device): # a context; bf16 asked of a CPU that has none
     if precision not in ('bf16','fp16'): raise ValueError(f"precision must be 'fp32', 'bf16' or 'fp16', got {precision!r}")
     if device.type == 'cpu':
         if precision == 'fp16': raise ValueError("precision 'fp16' needs a GPU; use 'bf16' or 'fp32' on a CPU")
-        if not (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()):
+        if not cpu_has_bf16():
             warnings.warn("this CPU has no bf16 instructions, so texts are encoded in fp32: more exact, and faster here than bf16 would be", stacklevel=4); return nullcontext()
     return torch.autocast(device.type, torch.bfloat16 if precision == 'bf16' else torch.float16)
 

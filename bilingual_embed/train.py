@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 from tqdm import tqdm
 
+from .attention import cpu_has_bf16
 from .batches import Batch, Batcher, ahead
 from .gradcache import cached_backward
 from .infonce import info_nce
@@ -227,7 +228,7 @@ def precision_here(
 )->tuple[str,str]:  # what runs, and a sentence where that is not what was wanted
     "bf16 on a CPU without bf16 instructions is several times slower than fp32, so fp32 runs there and says so"
     if device.type == 'cpu' and wanted == 'fp16': raise ValueError("fp16 training needs a GPU; use precision bf16 or fp32 on a CPU")
-    if device.type == 'cpu' and wanted == 'bf16' and not (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()):
+    if device.type == 'cpu' and wanted == 'bf16' and not cpu_has_bf16():
         return 'fp32', "this CPU has no bf16 instructions, so training runs in fp32: same result within rounding, about half the speed"
     return wanted, ''
 

@@ -11,7 +11,7 @@ import warnings
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from .attention import alibi_attention
+from .attention import _autocast, alibi_attention
 from .windows import reach
 
 # %% ../nbs/05c_unpad.ipynb #587cb7bb
@@ -112,7 +112,7 @@ def row_attention(
     dropout:float=0.,# chance that a weight is dropped, 0 outside training
 )->Tensor:           # (1,H,N,d)
     "Attention of each text of the row over itself"
-    if torch.is_autocast_enabled(q.device.type): dtype = torch.get_autocast_dtype(q.device.type); q,k,v = q.to(dtype),k.to(dtype),v.to(dtype)
+    q,k,v = _autocast(q, k, v)
     if not dropout and has_flex(q.device.type): return flex_attention(q, k, v, slopes, row)
     q,k,v = (row.back(t.transpose(1, 2)).transpose(1, 2) for t in (q,k,v))                    # (B,H,T,d)
     return row.out(alibi_attention(q, k, v, slopes, row.mask, dropout).transpose(1, 2)).transpose(1, 2)

@@ -4,6 +4,7 @@
     python nbs/experiments/bench.py encode    --tokens 8192
     python nbs/experiments/bench.py mix
     python nbs/experiments/bench.py train
+    python nbs/experiments/bench.py stages
     python nbs/experiments/bench.py plan
 
 Each prints one JSON object a line. Ways are run in turn (A B A B ...), the median counts; peak memory is taken in a process of its own for each way.
