@@ -134,6 +134,7 @@ def edit(root, name, change):
 def prose(text): return dict(cell_type='markdown', id='aaaa0000', metadata={}, source=[text])
 def bare(cells):
     for c in cells: c.pop('outputs', 0); c.update(outputs=[]) if c['cell_type'] == 'code' else 0
+def noisy(cells): next(c for c in cells if c['cell_type'] == 'code')['outputs'] = [dict(output_type='stream', name='stderr', text='a warning')]
 def failed(cells): next(c for c in cells if c['cell_type'] == 'code')['outputs'] = [dict(output_type='error', ename='KeyError', evalue='x', traceback=[])]
 
 def test_small_one_builds(small, tmp_path): assert (sb.Site(small, tmp_path/'out').build().out/'05_alibi.html').is_file()
@@ -146,6 +147,7 @@ def test_small_one_builds(small, tmp_path): assert (sb.Site(small, tmp_path/'out
     'no alternative text':          lambda r: edit(r, 'index', lambda c: c.append(prose('![](../figures/engine_mix.png)'))),
     'there is no figures/05_alibi_reach.csv': lambda r: (r/'figures'/'05_alibi_reach.csv').unlink(),
     'cell .* holds an error: KeyError': lambda r: edit(r, '05_alibi', failed),
+    'warnings or noise':            lambda r: edit(r, '05_alibi', noisy),
     'begins without a title':       lambda r: edit(r, '05_alibi', lambda c: c.pop(0)),
     'lists missing_name in __all__': lambda r: (p := r/'bilingual_embed'/'alibi.py').write_text(p.read_text().replace("__all__ = [", "__all__ = ['missing_name', ")),
     'slopes comes from cell':       lambda r: edit(r, '05_alibi', lambda c: next(x for x in c if 'def slopes' in ''.join(x['source'])).update(id='bbbb0000')),
