@@ -41,23 +41,24 @@ def flops_per_token(
     return forward*(4 if cached else 3)
 
 # %% ../nbs/12b_plan.ipynb #a607cf22
+def _kept(m, n_tokens, precision): # bytes that autograd keeps of one token, counted in the real model at its full depth
+    T = min(n_tokens, 512); model = JinaBertModel(JinaBertConfig(vocab_size=1000, **asdict(m))).train()
+    def rows(n):
+        kept = {}
+        def pack(t): kept[t.untyped_storage().data_ptr()] = (t.untyped_storage().nbytes(), t); return t
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t), torch.autocast('cpu', torch.bfloat16, enabled=precision == 'bf16'):
+            model(torch.randint(5, 999, (n,T))).last_hidden_state.float().sum()
+        return sum(b for b,_ in kept.values())
+    return (rows(4) - rows(2))/(2*T)     # by what two rows more cost: weights and their copies, which `memory` counts, are in both
+
 def kept_per_token(
     m:ModelRecipe,
     n_tokens:int,      # length of the texts
     precision:str='bf16',
 )->float: # bytes
     "What the backward pass needs of one token, as autograd keeps it (without the MLM head): counted in the real model with one and two layers, a straight line for more"
-    T,L = min(n_tokens, 512),m.num_hidden_layers
-    def count(layers):
-        kept = {}
-        def pack(t): kept[t.untyped_storage().data_ptr()] = (t.untyped_storage().nbytes(), t); return t
-        model = JinaBertModel(JinaBertConfig(vocab_size=1000, **asdict(replace(m, num_hidden_layers=layers)))).train()
-        own = {p.numel() for p in model.parameters()}
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t), torch.autocast('cpu', torch.bfloat16, enabled=precision == 'bf16'):
-            model(torch.randint(5, 999, (2,T))).last_hidden_state.float().sum()
-        return sum(b for b,t in kept.values() if t.numel() not in own)/(2*T)       # weights and their copies in bfloat16 are counted by `memory`
-    one,two = count(1),count(2)
-    return one + (L-1)*(two-one)
+    one,two = (_kept(replace(m, num_hidden_layers=l), n_tokens, precision) for l in (1,2))
+    return one + (m.num_hidden_layers-1)*(two-one)
 
 def memory(
     r:Recipe,
