@@ -1,0 +1,186 @@
+"MTEB with our models and with tasks out of a folder: the same scores, another process, no network, a kill in between"
+import importlib.util, json, os, signal, subprocess, sys, warnings
+import pytest
+from conftest import ROOT
+if importlib.util.find_spec('mteb') is None: pytest.skip("mteb is not installed", allow_module_level=True)
+import datasets, mteb
+from datasets import Dataset, DatasetDict
+from mteb.get_tasks import _TASKS_REGISTRY as REGISTRY
+from bilingual_embed.evaluate import SUITES, _TRAINED, as_mteb, evaluate, prepare, score_name, suite
+from bilingual_embed.leaderboard import judge_suite, leaderboard, measured, mteb_command, published
+from bilingual_embed.prepared import task_folder
+
+# ---- names
+
+@pytest.mark.parametrize('name', sorted({n for names in SUITES.values() for n in names}))
+def test_mteb_knows_every_name_of_a_suite(name):
+    if name.startswith('MTEB('): assert mteb.get_benchmark(name).tasks
+    else: assert mteb.get_task(name).metadata.name == name
+
+def test_suites_hold_what_the_paper_added():
+    names = {s: [t.metadata.name for t in suite(s, check=False)] for s in ('de','es')}
+    for s,more in dict(de='MIRACLReranking GermanSTSBenchmark GerDaLIR GermanDPR XMarket',
+                       es='XMarket SpanishPassageRetrievalS2S SpanishPassageRetrievalS2P MIRACLRetrieval MintakaRetrieval XPQARetrieval SpanishNewsClusteringP2P MIRACLReranking STSES PawsXPairClassification').items():
+        assert set(more.split()) <= set(names[s]), set(more.split()) - set(names[s])
+        assert len(names[s]) == len(set(names[s])), f"a task stands twice in {s}"
+    for t in suite('es', check=False): assert all('spa-Latn' in t.metadata.hf_subsets_to_langscripts[s] for s in t.hf_subsets), t
+    assert all(t in REGISTRY for ts in _TRAINED.values() for t in ts)
+
+def test_published_scores_have_our_names_and_mteb_s_metrics():
+    "Else they would never meet a measured score"
+    pub,names = published(),{}
+    for n in {p.task.split('/')[0] for p in pub}:
+        cls = REGISTRY.get(n) or REGISTRY[n.rsplit('.', 1)[0]]
+        t = cls(); names |= {score_name(t, split, s)[0]: t.metadata for split in t.eval_splits for s in t.hf_subsets}
+    for p in pub:
+        assert p.task in names, f"MTEB has no {p.task}"
+        assert (p.kind, p.metric) == (names[p.task].type, names[p.task].main_score), p
+
+# ---- a hub that never was: MTEB reads from it as it reads from the real one
+
+TOPICS = dict(ship='The ship lies in the harbour', bread='We bake bread of flour', train='The train to the city is late', dog='The dog runs on the beach')
+LINES = [f'{s} number {i}' for i in range(12) for s in TOPICS.values()]          # 48 texts, four topics
+KEYS = [k for _ in range(12) for k in TOPICS]
+def pairs(**more): return Dataset.from_dict(dict(sentence1=LINES[:16], sentence2=[f'{t} again' for t in LINES[1:17]], **more))
+def lists(): return Dataset.from_dict(dict(sentences=[LINES*8], labels=[KEYS*8]))       # the old form of a clustering set: a row of lists
+def retrieval(ranked): # configuration -> table
+    n = 8
+    out = dict(corpus=Dataset.from_dict(dict(_id=[f'd{i}' for i in range(24)], title=['T']*24, text=LINES[:24])), queries=Dataset.from_dict(dict(_id=[f'q{i}' for i in range(n)], text=[f'Where is {LINES[i]}?' for i in range(n)])),
+               qrels=Dataset.from_dict({'query-id':[f'q{i}' for i in range(n)]*2, 'corpus-id':[f'd{i}' for i in range(n)]+[f'd{i+1}' for i in range(n)], 'score':[1]*n+[2]*n}))
+    return out | (dict(top_ranked=Dataset.from_dict({'query-id':[f'q{i}' for i in range(n)], 'corpus-ids':[[f'd{j}' for j in range(i, i+6)] for i in range(n)]})) if ranked else {})
+
+TASKS = {'STSES':('es','es'), 'GermanSTSBenchmark':('de','de'), 'Tatoeba':('en','de'), 'NTREXBitextMining':('en','de'), 'MTOPDomainClassification':('de','de'), 'TenKGnadClusteringP2P.v2':('de','de'), 'BlurbsClusteringS2S':('de','de'),
+         'PawsXPairClassification':('de','de'), 'GermanDPR':('de','de'), 'MIRACLReranking':('de','de'), 'BelebeleRetrieval':('en','de')}
+KINDS = {'STS','BitextMining','Classification','Clustering','PairClassification','Retrieval','Reranking'}
+
+@pytest.fixture
+def hub(monkeypatch):
+    "Serves TASKS; what is asked is written down"
+    import mteb.abstasks.abstask as at, mteb.abstasks.retrieval_dataset_loaders as rl
+    of,asked = {mteb.get_task(n).metadata.dataset['path']: n for n in TASKS},[]
+    def load(path, name=None, split=None, **kw):
+        asked.append((path, name)); task = of[path]; grade = [i % 6 for i in range(16)]
+        splits = lambda d: DatasetDict({s: d for s in ('train','validation','test','devtest')})
+        if task in ('GermanDPR','MIRACLReranking'): return retrieval(task == 'MIRACLReranking')[{'default':'qrels'}.get(name, name).split('-')[-1]]
+        if task == 'BelebeleRetrieval': return splits(Dataset.from_dict(dict(link=[f'l{i}' for i in range(10)], question=[f'Where is {t}?' for t in LINES[:10]], flores_passage=[f'{t} {name}' for t in LINES[:10]])))
+        if task == 'NTREXBitextMining': return splits(Dataset.from_dict({l: [f'{t} {l[:1]}' for t in LINES[:10]] for l in ('eng_Latn','deu_Latn','spa_Latn')}))
+        if 'STS' in task: return splits(pairs(score=grade))
+        if task == 'Tatoeba': return splits(pairs(lang=['deu-eng']*16))
+        if task == 'PawsXPairClassification': return splits(pairs(label=[i % 2 for i in range(16)], labels=[i % 2 for i in range(16)]))
+        if task == 'MTOPDomainClassification': return splits(Dataset.from_dict(dict(text=LINES, label=[list(TOPICS).index(k) for k in KEYS])))
+        return splits(lists())
+    for m in {at, rl, datasets, *(sys.modules[type(mteb.get_task(n)).__module__] for n in TASKS)}:
+        if hasattr(m, 'load_dataset'): monkeypatch.setattr(m, 'load_dataset', load)
+    monkeypatch.setattr(rl, 'get_dataset_config_names', lambda path, *a, **k: ['corpus','queries','default'] if of[path] == 'GermanDPR' else ['de-corpus','de-queries','de-qrels','de-top_ranked'])
+    monkeypatch.setattr(rl, 'get_dataset_split_names', lambda *a, **k: ['dev','test'])
+    return asked
+
+READ = """
+import json, socket, sys, warnings
+def connect(*a): raise OSError('a test wanted the network')
+socket.socket.connect = connect; warnings.simplefilter('ignore')
+from bilingual_embed import load
+from bilingual_embed.evaluate import evaluate, suite
+model,data,tasks,out = sys.argv[1],sys.argv[2],json.loads(sys.argv[3]),sys.argv[4] or None
+ts = [t for n,l in tasks.items() for t in suite(n, tuple(l), data=data, strict=True)]
+print(json.dumps([[s.task, s.metric, s.value, s.n] for s in evaluate(load(model, device='cpu'), ts, out=out)]))
+"""
+def python(*args, code=0, timeout=170):
+    env = os.environ | dict(PYTHONPATH=f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH','')}", HF_HUB_OFFLINE='1', HF_DATASETS_OFFLINE='1')
+    r = subprocess.run([sys.executable, *map(str, args)], capture_output=True, text=True, env=env, timeout=timeout)
+    assert code is None or r.returncode == code, r.stderr[-3000:]
+    return r
+
+def test_prepared_tasks_give_the_same_scores_in_another_process(hub, embedder, model_folder, tmp_path):
+    data = tmp_path/'mteb-data'
+    at_hub = [t for n,l in TASKS.items() for t in suite(n, l, check=False)]
+    assert {t.metadata.type for t in at_hub} == KINDS
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore'); first = [[s.task, s.metric, s.value, s.n] for s in evaluate(embedder, at_hub)]
+    rows = [r for n,l in TASKS.items() for r in prepare(n, data, l, check=False)]
+    assert [r['state'] for r in rows] == ['prepared']*len(TASKS), rows
+    n = len(hub); again = [r for name,l in TASKS.items() for r in prepare(name, data, l, check=False)]
+    assert {r['state'] for r in again} == {'ready'} and len(hub) == n                # nothing is fetched twice
+    files = {p.suffix for p in data.rglob('*') if p.is_file()}; assert files == {'.parquet','.json'}, files
+    for t in at_hub: assert (task_folder(t, data)/'task.json').is_file() and t.metadata.revision in str(task_folder(t, data))
+    r = python('-c', READ, model_folder, data, json.dumps(TASKS), '')
+    assert json.loads(r.stdout.splitlines()[-1]) == json.loads(json.dumps(first))
+    assert len({round(v, 3) for _,_,v,_ in first}) > 6, f"the tasks are too easy to tell a wrong reading: {first}"
+
+def test_what_cannot_be_fetched_is_told_and_the_rest_goes_on(hub, tmp_path, monkeypatch):
+    import mteb.abstasks.abstask as at
+    load = at.load_dataset
+    def gone(path, *a, **k):
+        if 'STSES' in path: raise ConnectionError('no such data set')
+        return load(path, *a, **k)
+    monkeypatch.setattr(at, 'load_dataset', gone); monkeypatch.setitem(SUITES, 'two', ('STSES','GermanSTSBenchmark'))
+    rows = prepare('two', tmp_path, ('de','es'), check=False)
+    assert [r['state'] for r in rows] == ['ConnectionError: no such data set', 'prepared']
+    with pytest.warns(UserWarning, match="1 of 2 tasks of suite 'two' cannot be read.*\n  STSES is not there"): ready = suite('two', ('de','es'), data=tmp_path)
+    assert [t.metadata.name for t in ready] == ['GermanSTSBenchmark']
+    (task_folder(ready[0], tmp_path)).rename(tmp_path/'GermanSTSBenchmark'/'another')
+    with pytest.raises(ValueError, match='prepared at revision another, and this MTEB judges'): suite('two', ('de','es'), data=tmp_path)
+
+KILL = READ.replace("ts = [", """
+import os, signal
+from bilingual_embed.embed import Embedder
+real = Embedder.encode
+def encode(self, texts, **kw): # dies at the first question: in the third task
+    texts = list(texts)
+    if any('Where is' in t for t in texts): os.kill(os.getpid(), signal.SIGKILL)
+    return real(self, texts, **kw)
+Embedder.encode = encode
+ts = [""")
+def test_a_killed_evaluation_goes_on_at_its_task(hub, embedder, model_folder, tmp_path, monkeypatch):
+    from bilingual_embed.embed import Embedder
+    names = {n: TASKS[n] for n in ('MTOPDomainClassification','BlurbsClusteringS2S','MIRACLReranking','GermanDPR','Tatoeba')}   # with items and without
+    data,out,seen,real = tmp_path/'data',tmp_path/'out',[],Embedder.encode
+    for n,l in names.items(): prepare(n, data, l, check=False)
+    python('-c', KILL, model_folder, data, json.dumps(names), out, code=-signal.SIGKILL)
+    done = sorted(p.stem for p in out.rglob('*.json') if p.name != 'model_meta.json'); assert done == ['BlurbsClusteringS2S','MTOPDomainClassification'], done
+    def encode(self, texts, **kw): texts = list(texts); seen.extend(texts); return real(self, texts, **kw)
+    monkeypatch.setattr(Embedder, 'encode', encode)
+    def judge(out):
+        seen.clear()
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore'); return [(s.task, s.metric, s.value, s.n) for s in evaluate(embedder, [t for n,l in names.items() for t in suite(n, l, data=data)], out=out)]
+    resumed = judge(out)
+    assert LINES[30] not in seen, "a text that only the finished tasks hold was encoded again"
+    assert any('Where is' in t for t in seen) and any(t.endswith('again') for t in seen)
+    assert judge(out) == resumed and not seen                                        # and once more costs nothing
+    assert judge(None) == resumed and LINES[30] in seen                              # as if nothing had happened
+
+# ---- the ways into MTEB
+
+@pytest.fixture
+def prepared(hub, tmp_path): prepare('STSES', tmp_path/'data', ('es','es'), check=False); return tmp_path/'data'
+
+def test_four_ways_to_one_score(prepared, embedder, model_folder, tmp_path):
+    "as_mteb, judge_suite, our command in a process of its own, and sentence-transformers (which opens the folder since bilingual_embed is imported)"
+    from bilingual_embed.st import save_st
+    from sentence_transformers import SentenceTransformer
+    folder = save_st(tmp_path/'st', embedder.model, embedder.tokenizer)
+    task = lambda: suite('STSES', ('es','es'), data=prepared)
+    score = lambda m: mteb.evaluate(m, task(), cache=None, co2_tracker=False, show_progress_bar=False).task_results[0].scores['test'][0]['main_score']
+    ours = score(as_mteb(embedder))
+    board = judge_suite(folder, 'STSES', tmp_path/'out', data=prepared, langs=('es','es'))
+    assert board.table.loc['st','STSES/es'] == pytest.approx(100*ours, abs=1e-3) and (board.table.origin == 'published').sum() > 5
+    assert score(SentenceTransformer(str(folder), device='cpu')) == pytest.approx(ours, abs=1e-6)
+    python('-m', 'bilingual_embed.leaderboard', 'run', '-m', folder, '-t', 'STSES', '--data', prepared, '--output-folder', tmp_path/'cmd', '-v', '0')
+    (s,) = measured(tmp_path/'cmd'); assert (s.task, s.run) == ('STSES/es', 'bilingual-embed/st') and s.value == pytest.approx(ours, abs=1e-6)
+    record = json.loads(next((tmp_path/'cmd').rglob('model_meta.json')).read_text())
+    assert (record['n_parameters'], record['embed_dim'], record['max_tokens'], record['similarity_fn_name']) == (sum(p.numel() for p in embedder.model.parameters()), 32, embedder.max_length, 'cosine')
+    assert str(tmp_path) not in json.dumps(record), "the record of a result names a folder of this machine"
+    both = leaderboard([*measured(tmp_path/'cmd'), *measured(tmp_path/'out')], published=False).table
+    assert set(both.index) == {'st','bilingual-embed/st'} and both['STSES/es'].std() < 1e-3
+
+def test_mteb_alone_takes_no_folder(model_folder):
+    "Why there is a command of ours; when this fails, MTEB has learned it"
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        with pytest.raises(NotImplementedError, match='No model implementation'): mteb.get_model(f'{model_folder}/.')
+
+def test_other_commands_of_mteb_pass_through(capsys):
+    mteb_command(['available-tasks', '-t', 'STSES']); assert 'STSES' in capsys.readouterr().out
+    with pytest.raises(SystemExit): mteb_command(['run', '--no-such-flag'])
+    assert sys.argv[0] != 'mteb'
