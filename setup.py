@@ -9,7 +9,7 @@ config = ConfigParser(delimiters=['='])
 config.read(here/'settings.ini', encoding='utf-8')
 cfg = config['DEFAULT']
 lib = cfg['lib_path']
-extras = {k: shlex.split(cfg[f'{k}_requirements']) for k in ('train', 'onnx', 'search', 'peers', 'dev')}
+extras = {k: shlex.split(cfg[f'{k}_requirements']) for k in ('train', 'files', 'onnx', 'search', 'peers', 'dev')}
 extras['dev'] += extras['train'] + extras['onnx']                 # whoever edits a room runs every room
 
 setup(

@@ -77,7 +77,7 @@ class TextIds:
                                    "Split them to embed all of it, or pass on_long='error' to stop at such a text", TextsCut, stacklevel=3)
 
 # %% ../nbs/13_embed.ipynb #77bd6885
-BLOCK_TEXTS,BLOCK_CHARS = 2048,2**23 # a block ends at whichever comes first: enough to sort by length, little enough to hold (ours)
+BLOCK_TEXTS,BLOCK_CHARS = 2048,2**21 # a block ends at whichever comes first: enough to sort by length, little enough to hold, and to do again where a run was stopped (ours)
 
 def _blocks(texts, n_texts=BLOCK_TEXTS, n_chars=BLOCK_CHARS):
     "Lists of texts out of a stream"
