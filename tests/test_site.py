@@ -104,12 +104,12 @@ def test_directives_are_obeyed_and_gone(site):
 def test_no_word_of_an_output_is_lost(site):
     "What a data frame, a verdict or a print said in the notebook stands on the page"
     import bs4, nbformat
-    words = lambda t: [w for w in t.split() if w not in ('NaN','nan','None','<NA>')]; n = 0
+    words = lambda t: [w for w in t.split() if re.search(r'\w', w) and w not in ('NaN','nan','None','<NA>')]; n = 0
     for p in ROOMS:
         soup = bs4.BeautifulSoup((site/f'{p.stem}.html').read_text(encoding='utf-8'), 'html.parser')
         for c in nbformat.read(p, 4).cells:
             for o in c.get('outputs', []):
-                h = o.get('data', {}).get('text/html'); said = bs4.BeautifulSoup(re.sub(r'(?s)<style.*?</style>', '', h), 'html.parser').get_text(' ') if h else o.get('text') or ('' if 'image/png' in o.get('data', {}) else o.get('data', {}).get('text/plain', ''))
+                h = o.get('data', {}).get('text/html'); said = bs4.BeautifulSoup(re.sub(r'(?s)<style.*?</style>', '', h), 'html.parser').get_text(' ') if h else re.sub(r'[*|`_]+|---+:?', ' ', o['data']['text/markdown']) if 'text/markdown' in o.get('data', {}) else o.get('text') or ('' if 'image/png' in o.get('data', {}) else o.get('data', {}).get('text/plain', ''))
                 shown = set(soup.find(id=f'c-{c.id}').get_text(' ').split()) if said else set()
                 lost = [w for w in words(said) if w not in shown]; assert not lost, (p.name, c.id, lost[:5]); n += bool(said)
     assert n > 100, n
