@@ -9,7 +9,7 @@ from bilingual_embed.cli import main
 
 def run(*args, stdin=None): return subprocess.run([sys.executable, '-W', 'ignore', '-m', 'bilingual_embed.cli', *map(str, args)], input=stdin, capture_output=True, text=True)
 
-@pytest.mark.parametrize('command', [(), ('train',), ('encode',), ('search',), ('evaluate',), ('plan',), ('export',), ('doctor',)])
+@pytest.mark.parametrize('command', [(), ('train',), ('encode',), ('search',), ('evaluate',), ('mteb',), ('plan',), ('export',), ('doctor',)])
 def test_help(command):
     r = run(*command, '--help'); assert r.returncode == 0 and 'bilingual-embed' in r.stdout and not r.stderr
     if command: assert 'example' in r.stdout
@@ -20,7 +20,7 @@ def test_encode_from_stdin(model_folder, embedder):
     np.testing.assert_allclose([json.loads(l) for l in r.stdout.splitlines()], embedder.encode(texts), atol=1e-5)
 
 @pytest.mark.parametrize('args,words', [(('encode','--model','nowhere'), 'nowhere'), (('train','--scale','sample','--langs','en-xx'), 'unknown language'), (('train','--scale','sample','--source','no/such/folder'), 'neither auto'),
-                                        (('evaluate','--model','nowhere','--tests','nowhere'), 'nowhere'), (('train','--scale','huge'), 'invalid choice'), (('export','nowhere','out'), 'nowhere'), (('export','nowhere','out','--format','gif'), 'invalid choice')])
+                                        (('evaluate','--model','nowhere','--tests','nowhere'), 'nowhere'), (('train','--scale','huge'), 'invalid choice'), (('export','nowhere','out'), 'nowhere'), (('mteb','--suite','de'), '--model'), (('mteb','--suite','de','--prepare'), '--data'), (('export','nowhere','out','--format','gif'), 'invalid choice')])
 def test_mistakes_get_a_sentence(args, words):
     r = run(*args, stdin='text\n'); assert r.returncode == 2 and words in r.stderr and 'Traceback' not in r.stderr, r.stderr
 

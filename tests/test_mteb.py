@@ -174,6 +174,15 @@ def test_four_ways_to_one_score(prepared, embedder, model_folder, tmp_path):
     both = leaderboard([*measured(tmp_path/'cmd'), *measured(tmp_path/'out')], published=False).table
     assert set(both.index) == {'st','bilingual-embed/st'} and both['STSES/es'].std() < 1e-3
 
+def test_the_suite_command(prepared, model_folder, tmp_path, capsys):
+    from bilingual_embed.cli import main
+    go = lambda *a: main(['mteb','--suite','STSES','--langs','es-es','--data',str(prepared), *map(str, a)])
+    assert go('--model', model_folder, '--out', tmp_path/'out') == 0
+    table = (tmp_path/'out'/'leaderboard.csv').read_text(); said = capsys.readouterr()
+    assert 'STSES/es' in table and '*(published)*' in said.out and model_folder.name in said.out and 'goes on' in said.err
+    assert main(['mteb','--suite','STSBenchmark','--langs','en-es','--data',str(prepared),'--model',str(model_folder),'--out',str(tmp_path/'no')]) == 2 and 'STSBenchmark' in capsys.readouterr().err
+    assert main(['mteb','--suite','nonsense','--data',str(prepared),'--model',str(model_folder)]) == 2 and 'nonsense' in capsys.readouterr().err
+
 def test_mteb_alone_takes_no_folder(model_folder):
     "Why there is a command of ours; when this fails, MTEB has learned it"
     with warnings.catch_warnings():
