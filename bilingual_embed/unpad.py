@@ -6,7 +6,7 @@
 __all__ = ['BLOCK', 'FULL', 'Row', 'block_plan', 'has_flex', 'flex_attention', 'row_of', 'row_attention']
 
 # %% ../nbs/05c_unpad.ipynb #ada17ec0
-from functools import cache
+from functools import cache, cached_property
 import warnings
 import torch
 import torch.nn.functional as F
@@ -27,6 +27,13 @@ class Row:
         at = mask.flatten().nonzero()[:,0]
         self.n = len(at)                                     # real tokens
         self.place = F.pad(at, (0, -len(at) % multiple), value=self.B*self.T) if self.n else at  # (N,) the token's number in the rectangle; B*T: no text's
+    @cached_property
+    def texts(self)->tuple[Tensor,Tensor,Tensor]: # (N,) number of each token's text, its first and its last token: the same for all layers
+        "Where each token's text lies in the row"
+        N,text = len(self.place),self.place//self.T; at = torch.arange(N, device=text.device)
+        new = torch.ones_like(text, dtype=torch.bool); new[1:] = text[1:] != text[:-1]
+        last = torch.ones_like(new); last[:-1] = new[1:]
+        return text, torch.where(new, at, 0).cummax(0).values, torch.where(last, at, N).flip(0).cummin(0).values.flip(0)
     def out(self, x:Tensor)->Tensor: # (B,T,...) -> (1,N,...)
         "The real tokens in one row"
         flat = x.flatten(0, 1)
@@ -38,17 +45,11 @@ class Row:
 
 # %% ../nbs/05c_unpad.ipynb #36ab8837
 def block_plan(
-    place:Tensor,   # (N,) of `Row`, N a multiple of `BLOCK`
-    T:int,          # width of the rectangle
+    row:Row,        # N tokens, a multiple of `BLOCK`
     reach:Tensor,   # (1,H,N) from `reach`
 )->tuple[Tensor,Tensor]: # (H,n,n) bool, n = N/BLOCK: pairs of blocks that count with a mask inside, and without
     "Which blocks of keys each block of queries reads"
-    N,H = len(place),reach.shape[1]; n = N//BLOCK; dev = place.device
-    text = place//T; at = torch.arange(N, device=dev)
-    new = torch.ones_like(text, dtype=torch.bool); new[1:] = text[1:] != text[:-1]
-    begin = torch.where(new, at, 0).cummax(0).values                                                # (N,) first token of the token's text
-    last = torch.ones_like(new); last[:-1] = new[1:]
-    end = torch.where(last, at, N).flip(0).cummin(0).values.flip(0)                                 # (N,) last token of it
+    N,H = len(row.place),reach.shape[1]; n = N//BLOCK; dev = row.place.device; text,begin,end = row.texts
     w = reach[0].view(H, n, BLOCK).amax(-1).clamp(max=N).ceil().long()                              # (H,n)
     a = torch.arange(0, N, BLOCK, device=dev); b = a+BLOCK-1                                        # (n,) first and last query
     lo = torch.maximum(begin[a], a-w)//BLOCK; hi = torch.minimum(end[b], b+w)//BLOCK                # (H,n) first and last block of keys
@@ -85,9 +86,8 @@ def flex_attention(
 )->Tensor:           # (1,H,N,d)
     "Attention of each text of the row over itself, in one compiled call; forward and backward on a GPU, forward on a CPU"
     from torch.nn.attention.flex_attention import BlockMask
-    place,T,m = row.place,row.T,slopes.to(q.device, torch.float32)
-    with torch.no_grad(): part,whole = block_plan(place, T, reach(q, k, slopes))
-    text = place//T
+    place,text,m = row.place,row.texts[0],slopes.to(q.device, torch.float32)
+    with torch.no_grad(): part,whole = block_plan(row, reach(q, k, slopes))
     def same(b, h, i, j): return text[i] == text[j]
     def score(s, b, h, i, j): return s - m[h]*(place[i]-place[j]).abs()
     mask = BlockMask.from_kv_blocks(*_indices(part), *_indices(whole), BLOCK_SIZE=BLOCK, mask_mod=same)
