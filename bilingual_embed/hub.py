@@ -64,7 +64,7 @@ def _reason(s, e):
     if 'gated' in what.lower() or '401' in what or '403' in what: todo = 'accept its terms on the hub and log in with: hf auth login'
     elif 'OfflineMode' in what: todo = 'unset HF_HUB_OFFLINE'
     elif 'BuilderConfig' in what or 'split' in what.lower(): todo = 'the set has changed: correct its row in SETS'
-    elif 'JSON' in what or 'Parquet' in what or 'parquet' in what: todo = 'the file is damaged: fetch it again'
+    elif type(e).__name__ in ('EOFError','error','ZstdError','BadGzipFile','UnicodeDecodeError') or 'JSON' in what or 'Parquet' in what or 'parquet' in what: todo = 'the file is damaged: fetch it again'
     return f"{s.id} at {s.revision[:12]}: {type(e).__name__}: {what}; {todo}"
 
 def open_set(
@@ -88,7 +88,7 @@ def open_set(
         if seed is not None: ds = ds.shuffle(seed=seed, buffer_size=buffer)
         yield from ds
     except HubError: raise
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as e: raise HubError(_reason(s, e)) from e   # requests, httpx, pyarrow and datasets errors are all among these
+    except Exception as e: raise HubError(_reason(s, e)) from e   # requests, httpx, pyarrow, datasets, zlib and zstandard each have errors of their own, and nothing of ours is inside this try
 
 def _dig(row, path):
     "The value at a path, None if there is none"
