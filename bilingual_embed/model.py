@@ -386,7 +386,9 @@ def _sized(folder, kwargs, cls): # what transformers will read: do the headers o
 def _published(name, kwargs, cls): # the folder of a published model, given as such or by its name in the hub's cache; None: not one
     hub = {k: v for k,v in kwargs.items() if k in ('cache_dir','force_download','proxies','token','revision','local_files_only','subfolder')}
     path = cached_file(name, 'config.json', **hub, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False)
-    if path is None: return None
+    if path is None:
+        if Path(name).is_dir() and kwargs.get('config') is None: raise WeightsError(f"{name} has no config.json, or it is no plain file: not a model folder")    # transformers would take the sizes of its default
+        return None
     path = Path(path)
     if _read_json(path).get('model_type') != 'bert': _sized(path.parent, kwargs, cls); return None            # transformers reads it
     if not Path(name).is_dir(): cached_file(name, 'model.safetensors', **hub)
