@@ -6,7 +6,7 @@
 __all__ = ['Packed', 'pack', 'Batch', 'Batcher', 'ahead']
 
 # %% ../nbs/11_batches.ipynb #446595ef
-import json, os
+import json, math, os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from .mlm import mask_tokens
 from .rectangles import Tokens, chunks
-from .records import Labelled, Pair, room_on, Scored, Task, Triplet
+from .records import Labelled, Pair, read_json, room_on, Scored, Task, Triplet
 from .sampler import Draw, Sampler, mix
 from .tokenizer import starts_of
 from .tuples import classes_of, draw_tuples
@@ -32,10 +32,10 @@ class Packed(Sequence):
         max_tokens:int, # T
     ):
         self.path,self.max_tokens = Path(path),max_tokens
-        meta = json.loads(self.path.with_suffix('.json').read_text())
-        have = self.path.stat().st_size//4
-        if have != meta['tokens']: raise ValueError(f"{self.path} holds {have} tokens and should hold {meta['tokens']}: it was cut short; delete it and run again")
-        self.stream = np.memmap(self.path, np.uint32, 'r'); self.tokens = meta['tokens']
+        n = read_json(self.path.with_suffix('.json'), todo='delete it and run again').get('tokens')
+        have = self.path.stat().st_size/4 if self.path.is_file() else math.nan
+        if type(n) is not int or have != n: raise ValueError(f"{self.path} holds {have:g} tokens and should hold {n!r:.40}: it was cut short; delete it and run again")
+        self.stream,self.tokens = np.memmap(self.path, np.uint32, 'r') if n else np.empty(0, np.uint32),n       # an empty file cannot be mapped
     def __len__(self): return self.tokens//self.max_tokens
     def __getitem__(self, i): # int or (B,) array of ints -> (T,) or (B,T) int64
         i = np.asarray(i)

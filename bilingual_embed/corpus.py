@@ -38,7 +38,9 @@ class LocalSource:
                 except RecordError: continue                                # notes, licences, .DS_Store
                 set_,lang,split = name_parts(p)
                 if split in ('dev','test') or (kind == 'scored' and split != 'train'): continue
-                if lang is None:
+                if not p.is_file():                                         # a folder, a pipe that would never end, a link to nowhere
+                    if skips is not None: skips.add(f'{self.name}/{set_}', 'not a plain file', p)
+                elif lang is None:
                     if skips is not None: skips.add(f'{self.name}/{set_}', 'file name without a language', p)
                 elif langs is None or set(split_langs(lang)) <= set(langs): out.append((p,kind,set_,lang))
         return out
@@ -66,7 +68,8 @@ class LocalSource:
     )->list[dict]:                      # one row a file
         "Provenance: data set, kind, languages, licence and checksum; licence and origin from MANIFEST.tsv where there is one"
         m = self.folder/'MANIFEST.tsv'
-        known = {r['file']:r for r in (csv.DictReader(m.open(encoding='utf-8'), delimiter='\t') if m.is_file() else ()) if r.get('file')}
+        try: known = {r['file']:r for r in (csv.DictReader(m.open(encoding='utf-8', errors='replace', newline=''), delimiter='\t') if m.is_file() else ()) if r.get('file')}
+        except csv.Error as e: raise ValueError(f"{m} is not a table with tabs ({e}); correct or remove it") from None
         out = []
         for path,kind,set_,lang in self.files(langs):
             file = f'{path.parent.name}/{path.name}'; row = known.get(file, {})

@@ -25,6 +25,10 @@ class TextError(ValueError): "A text that cannot be encoded; the message names i
 class TextsCut(UserWarning): "Texts were longer than the model reads"
 warnings.simplefilter('always', TextsCut, append=True) # said at every call, unless the user has a filter of their own
 
+def _whole(name, x, least, says=''): # a whole number out of what the user gave
+    if isinstance(x, (bool,np.bool_)) or not isinstance(x, (int,np.integer)) or x < least: raise ValueError(f"{name} must be {f'at least {least}' if not says else says}{'' if isinstance(x, (int,float,np.number)) else ', a whole number'}, got {x!r:.40}")
+    return int(x)
+
 CHARS = 64 # characters looked at for each token wanted; a tokenizer of words makes many times more tokens of them (ours)
 
 class TextIds:
@@ -35,7 +39,7 @@ class TextIds:
         on_long='cut',     # cut: keep the beginning; error: refuse
         on_empty='error',  # error: refuse; keep: an empty text is its two special tokens
     ):
-        if max_length < 3: raise ValueError(f"max_length must be at least 3 (<s>, one token, </s>), got {max_length}")
+        max_length = min(_whole('max_length', max_length, 3, 'at least 3 (<s>, one token, </s>)'), 2**31)
         for name,got,known in (('on_long', on_long, ('cut','error')), ('on_empty', on_empty, ('error','keep'))):
             if got not in known: raise ValueError(f"{name} must be {' or '.join(map(repr, known))}, got {got!r}")
         self.max_length,self.on_long,self.on_empty = max_length,on_long,on_empty
@@ -45,17 +49,19 @@ class TextIds:
         self.bpe.encode_special_tokens = tokenizer.split_special_tokens   # True: the letters <s> in a text are letters
         ids = self.bpe.encode('a').ids
         if len(ids) < 3 or ids[0] not in (tokenizer.cls_token_id, tokenizer.bos_token_id) or ids[-1] not in (tokenizer.sep_token_id, tokenizer.eos_token_id):
-            raise TokenizerError(f"the tokenizer makes {ids} of the text 'a'; it should begin and end with its special tokens: write it again with a template")
+            raise TokenizerError(f"the tokenizer makes {str(ids):.80} of the text 'a'; it should begin and end with its special tokens: write it again with a template")
+        if lost := [i for i in ids if self.bpe.id_to_token(i) is None]: raise TokenizerError(f"the tokenizer puts the id {lost[0]} around a text, which is not in its vocabulary: write it again with a template of its own tokens")
     def _check(self, t, i):
-        if not isinstance(t, str): raise TextError(f"text {i} is {type(t).__name__} ({t!r:.60}), not a string")
+        if not isinstance(t, str): raise TextError(f"text {i} is {type(t).__name__} ({repr(t):.60}), not a string")
         if not t.strip() and self.on_empty == 'error': raise TextError(f"text {i} is empty ({t!r:.20}): leave it out, or pass on_empty='keep' to give it the vector of its special tokens")
     def _ids(self, texts, n):
         try: return [e.ids for e in self.bpe.encode_batch_fast(texts)]
-        except (TypeError, UnicodeError):
+        except (KeyboardInterrupt, SystemExit): raise
+        except BaseException as e:      # the tokenizers library raises bare Exception, and where its Rust code gives up a PanicException, which is none
             for i,t in enumerate(texts):
                 try: t.encode()
                 except UnicodeEncodeError as e: raise TextError(f"text {n+i} is not valid Unicode ({e}): decode its bytes with errors='replace'") from None
-            raise
+            raise TokenizerError(f"the tokenizer cannot split one of the texts from {n} on ({type(e).__name__}: {str(e)[:200]}); it belongs to another program, or is damaged: write it again") from None
     def __call__(self,
         texts:list[str],
     )->list[np.ndarray]: # token ids (int32) of each, at most max_length of them
@@ -97,6 +103,12 @@ def _autocast(precision, device): # a context; bf16 asked of a CPU that has none
     return torch.autocast(device.type, torch.bfloat16 if precision == 'bf16' else torch.float16)
 
 def _weights_files(folder): return sorted(folder.glob('model*.safetensors')) # one, or the parts of a large model
+
+def _column(texts, who): # texts out of whatever holds them: one column, not a table or a number
+    shape = getattr(texts, 'shape', (0,))
+    if isinstance(shape, tuple) and len(shape) != 1: raise TextError(f"{who} wants one column of texts, got a {type(texts).__name__} of shape {shape}; pass a column of it, such as table['text']")
+    if isinstance(texts, (str, bytes, dict)) or not isinstance(texts, Iterable): raise TextError(f"{who} wants {'a string or ' if who == 'encode' else ''}an iterable of strings, got {type(texts).__name__}")
+    return (t.as_py() for t in texts) if hasattr(texts, 'to_pylist') else texts      # Arrow's own strings become Python's
 
 class Embedder:
     "A model and its tokenizer, ready to encode"
@@ -151,10 +163,10 @@ class Embedder:
         total:int|None=None,          # texts to come, for the progress bar
     )->Iterator[np.ndarray]:          # (n,D) float32, block after block, in order
         "Embeddings of a stream, in flat memory"
-        if isinstance(texts, (str, bytes, dict)): raise TextError(f"encode_stream wants an iterable of strings, got {type(texts).__name__}")
-        if dim is not None and not 1 <= dim <= self.dim: raise ValueError(f"dim must be 1..{self.dim}, got {dim}")
+        texts = _column(texts, 'encode_stream')
+        if dim is not None and (dim := _whole('dim', dim, 1, f'1..{self.dim}')) > self.dim: raise ValueError(f"dim must be 1..{self.dim}, got {dim}")
         if batch_tokens is None: batch_tokens = 4096 if self.device.type == 'cpu' else 32768
-        if batch_tokens < 1: raise ValueError(f"batch_tokens must be at least 1, got {batch_tokens}")
+        batch_tokens = min(_whole('batch_tokens', batch_tokens, 1), 2**31)
         cast = _autocast(precision, self.device)
         ids_of = TextIds(self.tokenizer, self.max_length if max_length is None else max_length, on_long, on_empty)
         return self._stream(texts, ids_of, batch_tokens, normalize, dim, cast, progress, total)
@@ -187,13 +199,16 @@ class Embedder:
     )->np.ndarray:                    # (N,D) float32 in the order of the texts; (D,) for one text
         "Embeddings of texts"
         one = isinstance(texts, str)
-        if isinstance(texts, (bytes, dict)) or not isinstance(texts, Iterable): raise TextError(f"encode wants a string or an iterable of strings, got {type(texts).__name__}")
+        if not one: _column(texts, 'encode')
         texts = [texts] if one else texts; n = len(texts) if hasattr(texts, '__len__') else None
         parts = self.encode_stream(texts, batch_tokens=batch_tokens, max_length=max_length, normalize=normalize, dim=dim, precision=precision,
                                    on_long=on_long, on_empty=on_empty, progress=progress, total=n)
         if n is None: out = list(parts); return np.concatenate(out) if out else np.empty((0, dim or self.dim), np.float32)
         out,at = np.empty((n, dim or self.dim), np.float32),0
-        for p in parts: out[at:at+len(p)] = p; at += len(p)
+        for p in parts:
+            if at+len(p) <= n: out[at:at+len(p)] = p
+            at += len(p)
+        if at != n: raise TextError(f"{type(texts).__name__} has {n} texts by its len() and gave {at}; pass a list")
         return out[0] if one else out
 
 # %% ../nbs/13_embed.ipynb #68ecd4ac

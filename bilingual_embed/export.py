@@ -6,7 +6,7 @@
 __all__ = ['OPSET', 'export_onnx', 'export_published']
 
 # %% ../nbs/13a_export.ipynb #331a28a8
-import json, logging, shutil
+import json, logging, os, shutil
 from contextlib import contextmanager
 from pathlib import Path
 import numpy as np
@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 from .alibi import slopes
 from .embed import Embedder, load
-from .model import JinaBertConfig, write_whole
+from .model import JinaBertConfig, out_folder, write_whole
 from .st import save_st_files
 
 # %% ../nbs/13a_export.ipynb #01a98c05
@@ -101,7 +101,7 @@ def _need(extra, *modules): # say what is missing before anything is written
     if lost := [m for m in modules if not importlib.util.find_spec(m)]: raise ModuleNotFoundError(f"this export needs {' and '.join(lost)}; pip install '.[{extra}]'")
 
 def _embedder(model): return model if isinstance(model, Embedder) else load(model, device='cpu')
-def _same(a, b): return b is not None and Path(a).resolve() == Path(b).resolve()
+def _same(a, b): return b is not None and os.path.realpath(a) == os.path.realpath(b)
 
 def _read(path): return json.loads(path.read_text(encoding='utf-8'))
 def _put(path, data): write_whole(path, lambda p: p.write_text(json.dumps(data, indent=2, ensure_ascii=False)+'\n', encoding='utf-8'))
@@ -127,11 +127,11 @@ def export_onnx(
     queries:int=256,          # queries of an attention block; 0: all at once, without a loop, in memory that grows with the square of the length (12 GB at 8192 tokens and 12 heads)
 )->Path:                      # the graph, `onnx/model.onnx`: input_ids, attention_mask (B,T) int64 -> last_hidden_state (B,T,D), sentence_embedding (B,D) unit rows
     "An ONNX model with its tokenizer, equal to `encode` to 1e-5 in fp32"
-    if queries < 0: raise ValueError(f"queries must be 0 (all at once) or the size of a block, got {queries}")
-    model,out = _embedder(model),Path(out); _need('onnx', 'onnx', *['onnxruntime']*int8)
+    if type(queries) is not int or not 0 <= queries < 2**31: raise ValueError(f"queries must be 0 (all at once) or the size of a block, got {queries!r:.40}")
+    out = out_folder(out, make=False); model = _embedder(model); _need('onnx', 'onnx', *['onnxruntime']*int8)
     if (size := sum(p.numel()*4 for p in model.model.parameters())) > 2*10**9: raise ValueError(f"{model.name} has {size/1e9:.1f} GB of weights; an ONNX file holds at most 2 GB")
     proto = _proto(model.model, queries)
-    (out/'onnx').mkdir(parents=True, exist_ok=True); path = out/'onnx'/'model.onnx'
+    path = out_folder(out/'onnx')/'model.onnx'
     write_whole(path, lambda p: p.write_bytes(proto.SerializeToString()))
     if int8: _quiet_int8(path, out/'onnx'/'model_quantized.onnx')
     if not _same(out, model.folder):
@@ -147,7 +147,7 @@ def export_published(
     half:bool=False,         # weights in float16, as published: half the size, vectors equal to about 1e-3
 )->Path:                     # the folder
     "A folder as the published de and es models have it: names, config.json, tokenizer files (paper section 2)"
-    model,out = _embedder(model),Path(out)
+    out = out_folder(out, make=False); model = _embedder(model)
     if _same(out, model.folder): raise ValueError(f"{out} is the model's own folder; export into another one")
     inner,config = model.model,model.model.config
     if config.second_norm: raise ValueError(f"{model.name} has a second norm in each layer, as the published -code model; its loaders know other names of weights, and this export writes those of de and es only")
@@ -155,7 +155,7 @@ def export_published(
     kind = torch.float16 if half else torch.float32
     state = {k: v.detach().to('cpu', kind).contiguous() for k,v in inner.state_dict().items()}
     if half and (big := [k for k,v in state.items() if not v.isfinite().all()]): raise ValueError(f"{big[0]} has values that float16 cannot hold; export without half")
-    out.mkdir(parents=True, exist_ok=True)
+    out_folder(out)
     write_whole(out/'model.safetensors', lambda p: save_file(state, p, metadata=dict(format='pt')))
     _side_files(out, model, _shape(config) | dict(_name_or_path=_CODE_REPO[config.qk_norm], model_type='bert', architectures=['JinaBertForMaskedLM'], attn_implementation='torch',
                                         pad_token_id=model.tokenizer.pad_token_id, torch_dtype='float16' if half else 'float32', use_cache=False), 'RobertaTokenizer')

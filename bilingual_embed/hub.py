@@ -6,13 +6,13 @@
 __all__ = ['SETS', 'ROWS', 'HubSet', 'HubError', 'open_set', 'plain_row', 'hub_reachable', 'HubSource']
 
 # %% ../nbs/03b_hub.ipynb #c6639da8
-import os, re
+import json, os, random, re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from .readers import MAX_CHARS, RowPolicy, rows_to_records
-from .records import Record, Skips
+from .readers import MAX_CHARS, MAX_LINE, _chunks, _json_rows, read_rows, RowPolicy, rows_to_records
+from .records import Record, RecordError, Skips
 
 # %% ../nbs/03b_hub.ipynb #c3357c7e
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ SETS = (
 class HubError(OSError):
     "A data set that cannot be opened or breaks off, and what to do about it"
 
-_BUILDER = {'.parquet':'parquet', '.jsonl':'json', '.json':'json', '.ndjson':'json', '.csv':'csv'}
+_READABLE = ('.parquet','.jsonl','.json','.ndjson','.csv')
 
 def _reason(s, e):
     "One line for what went wrong with a set"
@@ -64,8 +64,31 @@ def _reason(s, e):
     if 'gated' in what.lower() or '401' in what or '403' in what: todo = 'accept its terms on the hub and log in with: hf auth login'
     elif 'OfflineMode' in what: todo = 'unset HF_HUB_OFFLINE'
     elif 'BuilderConfig' in what or 'split' in what.lower(): todo = 'the set has changed: correct its row in SETS'
-    elif 'JSON' in what or 'Parquet' in what or 'parquet' in what: todo = 'the file is damaged: fetch it again'
+    elif type(e).__name__ in ('RecordError','EOFError','error','ZstdError','BadGzipFile','UnicodeDecodeError') or 'JSON' in what or 'Parquet' in what or 'parquet' in what: todo = 'the file is damaged: fetch it again'
     return f"{s.id} at {s.revision[:12]}: {type(e).__name__}: {what}; {todo}"
+
+def _rows_of(path): # rows of a local file of lines; .json may be lines too, or an array
+    if not re.search(r'\.json(\.gz|\.zst)?$', path.name): yield from read_rows(path); return
+    b = bytearray()
+    for c in _chunks(path):
+        b += c
+        if b.lstrip()[:1] != b'[': break
+        if len(b) > MAX_LINE: raise RecordError(f"{path}: a JSON array of more than {MAX_LINE>>20} MB; write one object a line")
+    else:
+        try: rows = json.loads(b or b'[]')
+        except (ValueError, RecursionError) as e: raise RecordError(f"{path}: not JSON: {str(e)[:200]}") from None
+        if not all(isinstance(r, dict) for r in rows): raise RecordError(f"{path}: not a JSON array of objects")
+        yield from rows; return
+    yield from (r for _,r in _json_rows(path, RowPolicy(path)))
+
+def _local(files, seed, buffer): # rows of local lines by our own readers, which hold one at a time whatever a file unpacks to; datasets takes in whole lines and blocks of 10 MB
+    rows = (r for f in files for r in _rows_of(Path(f)))
+    if seed is None: yield from rows; return
+    rng,held = random.Random(seed),[]
+    for r in rows:
+        if len(held) < buffer: held.append(r); continue
+        i = rng.randrange(buffer); yield held[i]; held[i] = r
+    rng.shuffle(held); yield from held
 
 def open_set(
     s:HubSet,
@@ -75,6 +98,11 @@ def open_set(
     buffer:int=1000,      # rows shuffled at a time; these are in memory
 )->Iterator[dict]:
     "Rows of one configuration, streamed"
+    if files and all(re.search(r'\.(jsonl|ndjson|json|csv)(\.gz|\.zst)?$', str(f)) for f in files):
+        if missing := [f for f in files if not Path(f).is_file()]: raise HubError(f"no such file: {missing[0]}")
+        try: yield from _local(files, seed, buffer)
+        except (RecordError, OSError) as e: raise HubError(_reason(s, e)) from e
+        return
     import datasets                                       # two seconds to import, so only who reads the hub pays for it
     datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN = 0    # or it waits 20 s after each shuffled Parquet set for threads to end; this process lives on and gives them the time
     try:
@@ -82,13 +110,12 @@ def open_set(
         else:
             files = [str(f) for f in files]
             if missing := [f for f in files if not Path(f).is_file()]: raise HubError(f"no such file: {missing[0]}")
-            ext = next((e for e in _BUILDER if re.search(re.escape(e)+r'(\.gz|\.zst)?$', files[0])), None)
-            if ext is None: raise HubError(f"unknown file format {files[0]}; readable are {' '.join(_BUILDER)}")
-            ds = datasets.load_dataset(_BUILDER[ext], data_files=files, split='train', streaming=True)
+            if not all(f.endswith('.parquet') for f in files): raise HubError(f"unknown file format {files[0]}; readable are {' '.join(_READABLE)}, several files of one format")
+            ds = datasets.load_dataset('parquet', data_files=files, split='train', streaming=True)
         if seed is not None: ds = ds.shuffle(seed=seed, buffer_size=buffer)
         yield from ds
     except HubError: raise
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as e: raise HubError(_reason(s, e)) from e   # requests, httpx, pyarrow and datasets errors are all among these
+    except Exception as e: raise HubError(_reason(s, e)) from e   # requests, httpx, pyarrow, datasets, zlib and zstandard each have errors of their own, and nothing of ours is inside this try
 
 def _dig(row, path):
     "The value at a path, None if there is none"
@@ -167,7 +194,7 @@ class HubSource:
         else:
             columns = {k: v.format(*lang.split('-')) for k,v in s.columns.items()}
             for n,r in enumerate(self._open(s, lang, self.seed), 1):
-                if s.where and s.where[0] in r and r[s.where[0]] != s.where[1]: continue
+                if s.where and s.where[0] in r and str(r[s.where[0]]) != str(s.where[1]): continue      # a CSV file has '0' for 0
                 yield n,{k: v[:s.max_chars] if isinstance(v, str) and s.max_chars < MAX_CHARS else v for k,v in plain_row(r, columns).items()}
     def read(self,
         langs:tuple[str,str], # the pair, ("en","de")

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PIECE', 'JinaBertConfig', 'WeightsError', 'JinaBertPreTrainedModel', 'JinaBertModel', 'JinaBertForMaskedLM',
-           'mean_pool', 'embed', 'write_whole', 'save_model', 'load_model']
+           'mean_pool', 'embed', 'out_folder', 'write_whole', 'save_model', 'load_model']
 
 # %% ../nbs/06_model.ipynb #a5297990
 import json, os, re
@@ -47,13 +47,19 @@ class JinaBertConfig(PretrainedConfig):
     tie_word_embeddings: bool = True      # the MLM head reads with the embedding it writes with
 
     def __post_init__(self, **kwargs):
+        for k in ('vocab_size','hidden_size','num_hidden_layers','num_attention_heads','intermediate_size','max_position_embeddings','type_vocab_size'):
+            if not (type(n := getattr(self, k)) is int and 0 < n < 2**31): raise ValueError(f"{k} is {n!r:.40}, not a size")
+        for k in ('layer_norm_eps','hidden_dropout_prob','attention_probs_dropout_prob','initializer_range'):
+            if not (type(x := getattr(self, k)) in (int,float) and 0 <= x < 1): raise ValueError(f"{k} is {x!r:.40}, not a number from 0 to 1")
+        for k in ('qk_norm','second_norm','tie_word_embeddings'):
+            if type(x := getattr(self, k)) is not bool: raise ValueError(f"{k} is {x!r:.40}, neither true nor false")
         super().__post_init__(**kwargs)
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads {self.num_attention_heads}")
         for name,want in dict(feed_forward_type='geglu', emb_pooler='mean', position_embedding_type='alibi', hidden_act='gelu').items():
-            if getattr(self, name) != want: raise ValueError(f"{name} is {getattr(self, name)!r}; this model is built for {want!r} only")
-        if self.pad_token_id is not None and not 0 <= self.pad_token_id < self.vocab_size:
-            raise ValueError(f"pad_token_id {self.pad_token_id} is outside the vocabulary of {self.vocab_size}; take it from the tokenizer")
+            if getattr(self, name) != want: raise ValueError(f"{name} is {getattr(self, name)!r:.40}; this model is built for {want!r} only")
+        if self.pad_token_id is not None and not (type(self.pad_token_id) is int and 0 <= self.pad_token_id < self.vocab_size):
+            raise ValueError(f"pad_token_id {self.pad_token_id!r:.40} is outside the vocabulary of {self.vocab_size}; take it from the tokenizer")
 
 # %% ../nbs/06_model.ipynb #714741ce
 class _Dropout(nn.Dropout): # torch draws one random number an element on a CPU, a tenth of a training step; four elements can share one
@@ -171,13 +177,14 @@ class JinaBertPreTrainedModel(PreTrainedModel):
     def from_pretrained(cls, name=None, *args, output_loading_info=False, **kwargs):
         "As in transformers, but published models are read too, and a weight that is missing, unknown or of another shape is an error, never made up"
         asked = name
-        if name is not None and (folder := _published(name, kwargs)):
+        if name is not None and (folder := _published(name, kwargs, cls)):
             config,state = _read_model(folder)
             if kwargs.get('config') is None:
                 for k in kwargs.keys() & set(JinaBertConfig.__annotations__): setattr(config, k, kwargs.pop(k))
                 kwargs['config'] = config
             name,kwargs = None,kwargs | dict(state_dict=_accounted(folder, kwargs['config'], state, cls)[1])
-        model,info = super().from_pretrained(name, *args, output_loading_info=True, **dict(use_safetensors=True) | kwargs)
+        try: model,info = super().from_pretrained(name, *args, output_loading_info=True, **dict(use_safetensors=True) | kwargs)
+        except SafetensorError as e: raise WeightsError(f"the weights in {asked} cannot be read as safetensors ({e}); they may have been cut short: fetch or write them again") from None
         wrong = [info[k] for k in ('missing_keys','unexpected_keys','mismatched_keys')]
         if any(wrong): _refuse(asked, *wrong)
         return (model, info) if output_loading_info else model
@@ -297,10 +304,11 @@ def _refuse(folder, missing, unknown, mismatched):
         + ". Nothing was made up in their place; check that folder and model belong together")
 
 def _read_json(path, kind=dict):
-    if not path.is_file(): raise WeightsError(f"{path} is missing: {path.parent} is not a model folder")
+    if not path.is_file(): raise WeightsError(f"{path} is missing, or no plain file: {path.parent} is not a model folder")
+    if (n := path.stat().st_size) > 1<<24: raise WeightsError(f"{path} has {n:,} bytes, more than any such file; fetch or write it again")
     try: raw = json.loads(path.read_text(encoding='utf-8'))
     except OSError as e: raise WeightsError(f"{path} cannot be read ({e.strerror})") from None
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as e: raise WeightsError(f"{path} is not JSON ({e}); it may have been cut short") from None
+    except (ValueError, RecursionError) as e: raise WeightsError(f"{path} is not JSON ({str(e)[:200]}); it may have been cut short") from None
     if not isinstance(raw, kind): raise WeightsError(f"{path} holds a {type(raw).__name__}, not a {kind.__name__}; fetch or write it again")
     return raw
 
@@ -319,7 +327,7 @@ def _weights_files(folder): # one, or the parts that the index names
     if not isinstance(parts, dict): raise WeightsError(f"{index} has no weight_map; fetch or write it again")
     return [_inside(folder, n) for n in sorted({*map(str, parts.values())})]
 
-def _read_weights(folder): # {name: tensor}
+def _read_weights(folder, get=lambda f, k: f.get_tensor(k)): # {name: tensor}
     files = _weights_files(folder)
     if not files:
         raise WeightsError(f"{folder/'model.safetensors'} is missing" + ("; pytorch_model.bin is a pickle, which can run code and is not read: convert it to safetensors"
@@ -327,8 +335,11 @@ def _read_weights(folder): # {name: tensor}
     found = {}
     for path in files:
         try:
-            with safe_open(path, 'pt') as f: more = {k: f.get_tensor(k) for k in f.keys()}
-        except (SafetensorError, OSError) as e: raise WeightsError(f"{path} cannot be read as safetensors ({e}); it may have been cut short: fetch or write it again") from None
+            if not path.is_file(): raise OSError("there is no plain file of that name")     # a pipe would be waited for
+            with safe_open(path, 'pt') as f:
+                if len(f.keys()) > 100_000: raise OSError(f"it names {len(f.keys()):,} tensors")
+                more = {k: get(f, k) for k in f.keys()}
+        except (SafetensorError, OSError, RuntimeError, ValueError, TypeError, AttributeError, LookupError) as e: raise WeightsError(f"{path} cannot be read as safetensors ({e}); it may have been cut short: fetch or write it again") from None
         if twice := found.keys() & more.keys(): raise WeightsError(f"{path} holds {min(twice)} a second time; the parts do not belong together")
         found |= more
     return found
@@ -336,16 +347,13 @@ def _read_weights(folder): # {name: tensor}
 _CODE_NAMES = {'mlp.up_gated_layer': 'mlp.gated_layers', 'mlp.down_layer': 'mlp.wo', 'layer_norm_2': 'mlp.layernorm'} # -code's names and everybody else's
 _CODE_NAME = re.compile(r'(encoder\.layer\.\d+\.)(mlp\.up_gated_layer|mlp\.down_layer|layer_norm_2)(\.\w+)')
 
-def _read_model(folder): # config and {name: tensor}, both as this room has them, whoever wrote the folder
-    path,raw = folder/'config.json',_read_json(folder/'config.json')
-    if raw.get('model_type') not in (JinaBertConfig.model_type, 'bert'): raise WeightsError(f"{path} has model_type {raw.get('model_type')!r}, not a JinaBERT")
-    for k in ('vocab_size','hidden_size','num_hidden_layers','num_attention_heads','intermediate_size','type_vocab_size'):
-        if k in raw and not (type(raw[k]) is int and 0 < raw[k] < 2**31): raise WeightsError(f"{path} has {k} {raw[k]!r:.40}, not a size")
-    for k in ('layer_norm_eps','hidden_dropout_prob','attention_probs_dropout_prob','initializer_range'):
-        if k in raw and not (type(raw[k]) in (int,float) and 0 <= raw[k] < 1): raise WeightsError(f"{path} has {k} {raw[k]!r:.40}, not a number from 0 to 1")
-    theirs,state = raw['model_type'] == 'bert',{}
-    try: config = JinaBertConfig(**{k: v for k,v in raw.items() if k in JinaBertConfig.__annotations__} | (dict(pad_token_id=None) if theirs else {})) # their 0 may name <s>
+def _config(path, raw): # of what config.json says, what is a size or a setting of ours
+    if raw.get('model_type') not in (JinaBertConfig.model_type, 'bert'): raise WeightsError(f"{path} has model_type {raw.get('model_type')!r:.40}, not a JinaBERT")
+    try: return JinaBertConfig(**{k: v for k,v in raw.items() if k in JinaBertConfig.__annotations__} | (dict(pad_token_id=None) if raw['model_type'] == 'bert' else {})) # their 0 may name <s>
     except (ValueError, TypeError) as e: raise WeightsError(f"{path}: {e}") from None
+
+def _read_model(folder): # config and {name: tensor}, both as this room has them, whoever wrote the folder
+    raw = _read_json(folder/'config.json'); config = _config(folder/'config.json', raw); theirs,state = raw['model_type'] == 'bert',{}
     for k,v in _read_weights(folder).items():
         n = k.removeprefix('bert.')
         if theirs and (m := _CODE_NAME.fullmatch(n)):
@@ -354,12 +362,14 @@ def _read_model(folder): # config and {name: tensor}, both as this room has them
         if n in state: raise WeightsError(f"{folder} holds {n} twice, under two names; the weights of two models were mixed")
         if not v.is_floating_point(): raise WeightsError(f"{folder} holds {n} as {str(v.dtype).removeprefix('torch.')}, not as floating-point numbers")
         state[n] = v
-    if config.num_hidden_layers > len(state): raise WeightsError(f"{path} wants {config.num_hidden_layers:,} layers, the weights are {len(state):,} in all; check that they belong together")
     if theirs: config.qk_norm,config.second_norm = (any(n in k for k in state) for n in ('.layer_norm_q.','.layer_norm_1.'))   # config.json does not tell, the weights do
     return config, state
 
 def _accounted(folder, config, state, cls): # a model of that shape without numbers, and the weights for it, each of them and no other
-    with torch.device('meta'): model = cls(config)
+    if config.num_hidden_layers > len(state): raise WeightsError(f"{folder/'config.json'} wants {config.num_hidden_layers:,} layers, the weights are {len(state):,} in all; check that they belong together")
+    try:
+        with torch.device('meta'): model = cls(config)
+    except (RuntimeError, OverflowError) as e: raise WeightsError(f"{folder/'config.json'} asks for a model that no memory can hold ({str(e)[:120]}); check its sizes") from None
     want = {k.removeprefix('bert.'): v for k,v in model.state_dict().items()}
     if issubclass(cls, JinaBertForMaskedLM): state = dict(state); state.setdefault('cls.predictions.decoder.weight', state.get('embeddings.word_embeddings.weight', torch.empty(0)))
     else: state = {k: v for k,v in state.items() if not k.startswith('cls.')}
@@ -367,14 +377,33 @@ def _accounted(folder, config, state, cls): # a model of that shape without numb
     if want.keys() != state.keys() or shapes: _refuse(folder, want.keys()-state.keys(), state.keys()-want.keys(), shapes)
     return model, state
 
-def _published(name, kwargs): # the folder of a published model, given as such or by its name in the hub's cache; None: not one
+def _sized(folder, kwargs, cls): # what transformers will read: do the headers of the files fit, before it makes room for what does not?
+    files,config = _weights_files(folder),kwargs.get('config')
+    if not files or not all(p.is_file() for p in files) or kwargs.keys() & set(JinaBertConfig.__annotations__): return    # parts still to be fetched, or sizes of the caller's own
+    if config is None: config = _config(folder/'config.json', _read_json(folder/'config.json'))
+    _accounted(folder, config, {k.removeprefix('bert.'): v for k,v in _read_weights(folder, lambda f, k: torch.empty(f.get_slice(k).get_shape(), device='meta')).items()}, cls)
+
+def _published(name, kwargs, cls): # the folder of a published model, given as such or by its name in the hub's cache; None: not one
     hub = {k: v for k,v in kwargs.items() if k in ('cache_dir','force_download','proxies','token','revision','local_files_only','subfolder')}
     path = cached_file(name, 'config.json', **hub, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False)
-    if path is None: return None
+    if path is None:
+        if Path(name).is_dir() and kwargs.get('config') is None: raise WeightsError(f"{name} has no config.json, or it is no plain file: not a model folder")    # transformers would take the sizes of its default
+        return None
     path = Path(path)
-    if _read_json(path).get('model_type') != 'bert': _weights_files(path.parent); return None                 # transformers reads it
+    if _read_json(path).get('model_type') != 'bert': _sized(path.parent, kwargs, cls); return None            # transformers reads it
     if not Path(name).is_dir(): cached_file(name, 'model.safetensors', **hub)
     return path.parent
+
+def out_folder(
+    path:str|Path,
+    make:bool=True, # False: only look whether the name can be one
+)->Path:
+    "A folder to write into, made if missing; what cannot be one is an error before anything is written"
+    try:
+        path = Path(path).expanduser(); os.path.realpath(path)
+        if make: path.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError, RuntimeError, TypeError) as e: raise ValueError(f"{str(path)[:200]!r} cannot be a folder to write into ({getattr(e, 'strerror', None) or e}); name another: it is made if it is missing") from None
+    return path
 
 def write_whole(
     path:Path,
@@ -383,7 +412,7 @@ def write_whole(
     "A file that is there whole or not at all: written beside its place, then moved"
     tmp = path.with_name(path.name+'.part')
     try: write(tmp); os.replace(tmp, path)
-    except (OSError, SafetensorError) as e: raise OSError(f"{path} could not be written ({e}); is the disk full? What stood there before is untouched") from None
+    except (OSError, SafetensorError) as e: raise OSError(f"{path} could not be written ({e}); is the disk full, or the place not yours to write to? What stood there before is untouched") from None
     finally: tmp.unlink(missing_ok=True)
 
 def save_model(
@@ -392,7 +421,7 @@ def save_model(
     **more,                       # further entries of config.json
 ):
     "config.json and model.safetensors in the layout of the published de and es, names without prefix; the tied matrix is written once"
-    folder = Path(folder); folder.mkdir(parents=True, exist_ok=True)
+    folder = out_folder(folder)
     state = {k.removeprefix('bert.'): v.detach().cpu().contiguous() for k,v in model.state_dict().items() if k != 'cls.predictions.decoder.weight'}
     config = model.config.to_dict() | dict(architectures=[type(model).__name__], dtype=str(next(iter(state.values())).dtype).removeprefix('torch.')) | more
     write_whole(folder/'model.safetensors', lambda p: save_file(state, p, metadata=dict(format='pt')))

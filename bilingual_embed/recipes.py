@@ -8,9 +8,9 @@ __all__ = ['STAGES', 'SCALES', 'TextRecipe', 'TokenizerRecipe', 'ModelRecipe', '
 
 # %% ../nbs/01_recipes.ipynb #ae49af99
 from dataclasses import asdict, dataclass, fields, replace
-import hashlib, json
+import hashlib, json, math
 
-from .records import LANGUAGES, split_langs
+from .records import KINDS, LANGUAGES, split_langs
 
 # %% ../nbs/01_recipes.ipynb #8799be7f
 @dataclass(frozen=True)
@@ -164,7 +164,8 @@ def recipe(
     **overrides,        # part__field=value, such as pretrain__steps=200
 )->Recipe:              # frozen
     "Every number of a run at one of the four scales"
-    if scale not in _CHANGES: raise ValueError(f"unknown scale {scale!r}; scales are {', '.join(SCALES)}")
+    if not isinstance(scale, str) or scale not in _CHANGES: raise ValueError(f"unknown scale {scale!r}; scales are {', '.join(SCALES)}")
+    if type(seed) is not int or not 0 <= seed < 2**32: raise ValueError(f"seed {seed!r:.40} is not a whole number from 0 to 4,294,967,295")
     pair = split_langs(langs)
     if len(pair) != 2 or pair[0] == pair[1]: raise ValueError(f"langs {langs!r} is not a pair of two languages such as 'en-de'")
     parts = {k: {f:v for f,(v,_) in fs.items()} for k,fs in _values(scale, pair).items()}
@@ -173,15 +174,35 @@ def recipe(
         if part not in parts or name not in {f.name for f in fields(_PARTS[part])}:
             known = [f.name for f in fields(_PARTS[part])] if part in parts else list(parts)
             raise ValueError(f"recipe override {key!r} names nothing; after {part+'__' if part in parts else 'the start'} come: {', '.join(known)}")
-        old = parts[part][name]
-        if isinstance(value, bool) != isinstance(old, bool) or (isinstance(old, (int, float)) and not isinstance(value, (int, float))) or (isinstance(old, str) and not isinstance(value, str)):
-            raise ValueError(f"recipe override {key}={value!r} should be {type(old).__name__} like {old!r}")
-        parts[part][name] = tuple(value.items()) if isinstance(value, dict) else type(old)(value)
+        parts[part][name] = _like(key, value, parts[part][name])
     r = Recipe(scale, pair, seed, **{k: _PARTS[k](**v) for k,v in parts.items()})
     _check(r); return r
 
+def _number(x): return math.isfinite(x) if isinstance(x, float) else type(x) is int and abs(x) < 2**53   # no whole number that the arithmetic behind would round
+
+def _like(key, value, old): # a value of the kind that stands there already
+    if isinstance(value, dict): value = tuple(value.items())
+    several = isinstance(value, (tuple,list))
+    if isinstance(old, bool): ok = isinstance(value, bool)
+    elif isinstance(old, int): ok = _number(value) and value == int(value) and abs(value) < 2**53
+    elif isinstance(old, float): ok = _number(value)
+    elif isinstance(old, str): ok = isinstance(value, str)
+    elif key.endswith('betas'): ok = several and all(map(_number, value))
+    else: ok = several and all(isinstance(x, (tuple,list)) and len(x) == 2 and isinstance(x[0], str) and _number(x[1]) for x in value)
+    if not ok: raise ValueError(f"recipe override {key}={value!r:.100} should be {type(old).__name__} like {old!r}")
+    return tuple(tuple(x) if isinstance(x, list) else x for x in value) if several else type(old)(value)
+
 def _check(r):
     m,t = r.model,r.text
+    for f in ('hidden_size','num_hidden_layers','num_attention_heads','intermediate_size','max_position_embeddings'):
+        if not 0 < getattr(m, f) < 2**31: raise ValueError(f"model: {f} is {getattr(m, f)}; it must be above 0 and below 2**31")
+    for f in ('hidden_dropout_prob','attention_probs_dropout_prob'):
+        if not 0 <= getattr(m, f) < 1: raise ValueError(f"model: {f} {getattr(m, f)} is a share, from 0 to below 1")
+    if not m.initializer_range > 0: raise ValueError(f"model: initializer_range {m.initializer_range} must be above 0")
+    for f in ('mlm_chars','pair_rows','held_out'):
+        if getattr(t, f) < 0: raise ValueError(f"text: {f} is {getattr(t, f)}, below 0")
+    if not t.source.strip(): raise ValueError("text: source is empty; name auto, sample, debian, hub or a folder")
+    if r.tokenizer.chars < 1: raise ValueError(f"tokenizer: chars is {r.tokenizer.chars}; it must be above 0")
     if not 0 <= t.parallel < 1: raise ValueError(f"text: parallel {t.parallel} is a share, from 0 to below 1")
     if not 0 < t.cross <= 1: raise ValueError(f"text: cross {t.cross} is a share, above 0 and at most 1")
     if not t.ratio > 0: raise ValueError(f"text: ratio {t.ratio} must be above 0")
@@ -190,6 +211,11 @@ def _check(r):
     for n in STAGES:
         s = getattr(r, n)
         if s.precision not in ('fp32','bf16','fp16'): raise ValueError(f"{n}: precision {s.precision!r} is not fp32, bf16 or fp16")
+        for f in ('steps','batch_size','accumulate','hold','negatives'):
+            if getattr(s, f) >= 2**31: raise ValueError(f"{n}: {f} is {getattr(s,f)}; no machine counts so far here, stay below 2**31")
+        if len(s.betas) != 2 or not all(0 <= b < 1 for b in s.betas): raise ValueError(f"{n}: betas {s.betas} are two numbers from 0 to below 1")
+        if s.eps <= 0 or s.weight_decay < 0: raise ValueError(f"{n}: eps {s.eps} must be above 0 and weight_decay {s.weight_decay} not below")
+        if not all(k in KINDS and w >= 0 for k,w in s.weights) or not sum(w for _,w in s.weights) > 0: raise ValueError(f"{n}: weights {dict(s.weights)} are shares, not all 0, of the kinds {', '.join(KINDS)}")
         for f in ('steps','warmup','clip','negatives'):
             if getattr(s, f) < 0: raise ValueError(f"{n}: {f} is {getattr(s,f)}, below 0")
         for f in ('batch_size','max_tokens','hold','accumulate','checkpoint','lr','tau'):
@@ -234,9 +260,9 @@ def recipe_from_json(
     s:str, # what `recipe_json` wrote
 )->Recipe:
     "The recipe a run folder was made with; an error names what is missing or unknown"
-    d = json.loads(s)
     tuples = dict(weights=lambda v: tuple((k,w) for k,w in v), betas=tuple)
     try:
+        d = json.loads(s)
         for k,cls in _PARTS.items(): d[k] = cls(**{f: tuples.get(f, lambda v:v)(v) for f,v in d[k].items()})
         return Recipe(**d | dict(langs=tuple(d['langs'])))
-    except (TypeError, KeyError) as e: raise ValueError(f"this recipe was written by another version of the library: {e}") from None
+    except (TypeError, KeyError, AttributeError, IndexError, ValueError, RecursionError) as e: raise ValueError(f"this recipe is damaged or was written by another version of the library ({type(e).__name__}: {str(e)[:200]}); delete the file, it is written anew") from None

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['LANGUAGES', 'RECORDS', 'Record', 'KINDS', 'split_langs', 'RecordError', 'Document', 'Pair', 'Triplet', 'Scored',
-           'Labelled', 'texts_of', 'Task', 'Score', 'Skips', 'repo_path', 'commit', 'DiskFull', 'room_on']
+           'Labelled', 'texts_of', 'Task', 'Score', 'Skips', 'repo_path', 'read_json', 'commit', 'DiskFull', 'room_on']
 
 # %% ../nbs/00_records.ipynb #8812755c
-import errno, os, shutil, subprocess
+import errno, json, os, shutil, subprocess
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import contextmanager
@@ -23,7 +23,7 @@ def split_langs(
     lang:str, # one code ("de") or two joined by a hyphen ("en-de")
 )->tuple[str,...]: # the codes, one or two
     "The language codes in `lang`, each checked against `LANGUAGES`"
-    codes = tuple(lang.split('-'))
+    codes = tuple(lang.split('-')) if isinstance(lang, str) else ()
     if not 1 <= len(codes) <= 2 or any(c not in LANGUAGES for c in codes):
         raise ValueError(f"unknown language {lang!r}: use one code or two joined by a hyphen, out of {' '.join(LANGUAGES)}")
     return codes
@@ -165,6 +165,22 @@ def repo_path(
             if ini.is_file() and 'lib_name = bilingual_embed' in ini.read_text(encoding='utf-8', errors='replace'): return p.joinpath(*parts)
     raise FileNotFoundError("this needs a checkout of the bilingual_embed repository (its settings.ini was not found above "
                             f"{Path.cwd()}); change into the checkout, or pass the path itself")
+
+# %% ../nbs/00_records.ipynb #6d7272e1
+def read_json(
+    path:str|Path,
+    error:type[Exception]=ValueError, # what is raised
+    todo:str='write or fetch it again', # what to do about a damaged file
+    most:int=1<<24, # bytes; no such file of ours is longer
+)->dict:
+    "A JSON object out of a file of ours; an error names the file"
+    path = Path(path); n = path.stat().st_size if path.is_file() else -1; d = wrong = None
+    if not 0 <= n <= most: wrong = 'is missing, or no plain file' if n < 0 else f"has {n:,} bytes, more than any such file"
+    else:
+        try: d = json.loads(path.read_text(encoding='utf-8'))
+        except (OSError, ValueError, RecursionError) as e: wrong = f"is not JSON ({str(e)[:200]})"    # a ValueError too: half characters, and numbers of 5,000 digits
+    if wrong or not isinstance(d, dict): raise error(f"{path} {wrong or f'holds a {type(d).__name__}, not an object'}; {todo}")
+    return d
 
 # %% ../nbs/00_records.ipynb #d23fea4d
 def commit()->str: # short hash, "" outside a git checkout

@@ -6,12 +6,12 @@
 __all__ = ['save_st_files', 'save_st', 'convert']
 
 # %% ../nbs/06a_st.ipynb #f3d75692
-import json
+import json, os
 from importlib import import_module
 from pathlib import Path
 import torch
 from transformers import PreTrainedTokenizerBase
-from .model import JinaBertConfig, JinaBertPreTrainedModel, WeightsError, _inside, _read_json, load_model, save_model, write_whole
+from .model import JinaBertConfig, JinaBertPreTrainedModel, WeightsError, _inside, _read_json, load_model, out_folder, save_model, write_whole
 from .tokenizer import load_tokenizer
 
 # %% ../nbs/06a_st.ipynb #d71fd6e8
@@ -30,7 +30,9 @@ def save_st_files(
 ):
     "What a sentence-transformers folder holds beside config.json and weights: tokenizer, modules, pooling"
     if default_prompt not in (None, *(prompts or {})): raise ValueError(f"default_prompt {default_prompt!r} is not among the prompts {list(prompts or {})}")
-    folder = Path(folder); folder.mkdir(parents=True, exist_ok=True); tok.save_pretrained(folder)
+    folder = out_folder(folder)
+    try: tok.save_pretrained(folder)
+    except Exception as e: raise OSError(f"the tokenizer could not be written into {folder} ({e}); is the disk full, or something of that name in the way?") from None   # the tokenizers library raises bare Exception
     kinds = dict(Transformer='', Pooling='1_Pooling') | (dict(Normalize='2_Normalize') if normalize else {})
     _json(folder/'modules.json', [dict(idx=i, name=str(i), path=path, type=f'sentence_transformers.models.{kind}') for i,(kind,path) in enumerate(kinds.items())])
     _json(folder/'sentence_bert_config.json', dict(max_seq_length=max_length, do_lower_case=False))
@@ -50,7 +52,7 @@ def save_st(
     default_prompt:str|None=None,    # the name used when none is given
 )->Path:                             # the folder
     "Write a model as a sentence-transformers folder: vectors equal to `embed`'s"
-    folder,config = Path(folder),model.config
+    folder,config = out_folder(folder, make=False),model.config
     if len(tok) > config.vocab_size: raise ValueError(f"the tokenizer has {len(tok)} entries, the model only {config.vocab_size}; they do not belong together")
     if config.pad_token_id not in (None, tok.pad_token_id):
         raise ValueError(f"the model was made for padding id {config.pad_token_id}, the tokenizer pads with {tok.pad_token_id}; make the model with pad_token_id=tok.pad_token_id")
@@ -72,8 +74,8 @@ def convert(
     code:bool=True,      # put the model's source beside the weights, for readers without this library
 )->Path:                 # out
     "A model folder written again so that AutoModel and sentence-transformers open it; prompts, length and scaling stay, an MLM head is left behind"
-    folder,out = Path(folder).expanduser(),Path(out).expanduser()
-    if out.resolve() == folder.resolve(): raise ValueError(f"{out} is the folder to read; give another to write to")
+    folder,out = Path(folder).expanduser(),out_folder(out, make=False)
+    if os.path.realpath(out) == os.path.realpath(folder): raise ValueError(f"{out} is the folder to read; give another to write to")
     read = lambda at, name, kind=dict: _read_json(at/name, kind) if (at/name).is_file() else kind()
     modules,cut,st = read(folder, 'modules.json', list),read(folder, 'sentence_bert_config.json'),read(folder, 'config_sentence_transformers.json')
     kinds = [str(m.get('type')).rsplit('.', 1)[-1] if isinstance(m, dict) else m for m in modules] or ['Transformer','Pooling','Normalize']

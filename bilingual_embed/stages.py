@@ -18,7 +18,7 @@ import transformers
 from .batches import Packed, pack
 from .model import JinaBertConfig, JinaBertForMaskedLM, JinaBertModel, load_model
 from .recipes import Recipe, STAGES, fingerprint, recipe_from_json, recipe_json, recipe_rows
-from .records import Task, commit, repo_path, room_on
+from .records import Task, commit, read_json, repo_path, room_on
 from .st import save_st
 from .tasks import Corpus
 from .tokenizer import load_tokenizer, train_tokenizer
@@ -39,8 +39,8 @@ class Run:
         "What a finished stage wrote, or None; another run's stage is refused"
         path = self.folder/stage/'stage.json'
         if not path.exists(): return None
-        d = json.loads(path.read_text(encoding='utf-8'))
-        if d['mark'] != self.mark(stage): raise CheckpointError(f"{path.parent} was made by another recipe or from another text; choose another run folder with `out`, or delete {path.parent.name}/ and the stages after it to make them again")
+        d = read_json(path, CheckpointError, f"delete {path.parent.name}/ and the stages after it to make them again")
+        if d.get('mark') != self.mark(stage): raise CheckpointError(f"{path.parent} was made by another recipe or from another text; choose another run folder with `out`, or delete {path.parent.name}/ and the stages after it to make them again")
         return d
     def last(self, before:str)->Path: # folder of the stage to start from
         "The stage before this one that has steps"

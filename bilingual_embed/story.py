@@ -51,11 +51,13 @@ def story_recipe(
     "The recipe of the notebook's parameters"
     over = dict(text__source=source) if source else {}
     for part in filter(None, (c.strip() for c in changes.split(','))):
-        key,eq,value = part.partition('=')
-        if not eq: raise ValueError(f"change {part!r} is not of the form part.field=value")
-        try: over[key.strip().replace('.','__')] = ast.literal_eval(value.strip())
-        except (ValueError, SyntaxError): over[key.strip().replace('.','__')] = value.strip()
-    return recipe(scale, langs, int(seed), **over)
+        key,eq,value = part.partition('='); key = key.strip()
+        if not eq or '.' not in key: raise ValueError(f"change {part!r:.100} is not of the form part.field=value, such as pairs.steps=200")     # scale, langs and seed are parameters of their own
+        try: over[key.replace('.','__')] = ast.literal_eval(value.strip())
+        except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError): over[key.replace('.','__')] = value.strip()     # the parser says MemoryError where brackets or signs nest too deep
+    try: seed = int(seed)
+    except (TypeError, ValueError, OverflowError): raise ValueError(f"seed {seed!r:.40} is not a whole number") from None
+    return recipe(scale, langs, seed, **over)
 
 def folders(evals:str)->list[Path]: # each must exist
     "Folders out of a comma-separated parameter"

@@ -21,7 +21,7 @@ import xxhash
 from .clean import CleanReport, Decontaminator, Deduper, clean, eval_texts
 from .corpus import LocalSource, SampleSource, sentences, write_sample_eval
 from .recipes import Recipe, fingerprint
-from .records import DiskFull, Document, Labelled, Pair, RECORDS, Record, Scored, Skips, Task, Triplet, repo_path, room_on, texts_of
+from .records import DiskFull, Document, Labelled, Pair, RECORDS, Record, Scored, Skips, Task, Triplet, read_json, repo_path, room_on, texts_of
 
 # %% ../nbs/03d_tasks.ipynb #d043b342
 def pick_source(
@@ -59,6 +59,8 @@ def _schema(kind):
     t = dict(negatives=pa.list_(pa.large_string()), score=pa.float64())
     return pa.schema([(f, t.get(f, pa.large_string())) for f in _TEXT[kind]] + [('lang', pa.string()), ('source', pa.string()), ('hash', pa.uint64())])
 
+_FULL = 1<<30 # bytes; a smaller table is looked through when it is opened, about a second a GB: Arrow believes what a damaged file says, and would read beyond it
+
 class Table(Sequence):
     "Records in a memory-mapped Arrow file"
     def __init__(self,
@@ -66,8 +68,12 @@ class Table(Sequence):
         rows:np.ndarray|None=None, # (n,) row numbers to show, in order; None: all
     ):
         self.path,self.kind = Path(path),Path(path).name.split('.')[0].split('~')[0]
-        try: self.table = ipc.open_file(pa.memory_map(str(path), 'r')).read_all()
-        except (pa.ArrowInvalid, OSError) as e: raise ValueError(f"{path} is not a whole Arrow table ({e}); delete its folder and run again") from None
+        try:
+            if not self.path.is_file() or self.kind not in RECORDS: raise OSError("no plain file, or of no known kind")
+            self.table = ipc.open_file(pa.memory_map(str(path), 'r')).read_all()
+            if self.table.schema != _schema(self.kind): raise OSError(f"it has the columns {', '.join(self.table.schema.names):.100}")
+            self.table.validate(full=self.path.stat().st_size < _FULL)
+        except (pa.ArrowException, OSError, ValueError) as e: raise ValueError(f"{path} is not a whole Arrow table ({str(e)[:200]}); delete its folder and run again") from None
         self.rows = rows
     def __len__(self): return len(self.table) if self.rows is None else len(self.rows)
     def take(self,
@@ -157,6 +163,12 @@ def cloze(
     return Pair(s[i], passage, lang, 'cloze') if passage.strip() and passage != s[i] else None
 
 # %% ../nbs/03d_tasks.ipynb #164ab30b
+def _corpus_json(folder):
+    d = read_json(Path(folder)/'corpus.json', todo='delete its folder and run again', most=1<<27)
+    want = dict(source=str, why=str, provenance=list, report=list, examples=list, skips=list, seconds=(int,float), digest=str)
+    if wrong := [k for k,kind in want.items() if not isinstance(d.get(k), kind)]: raise ValueError(f"{folder}/corpus.json has no {', '.join(wrong)} as it was written; delete its folder and run again")
+    return d
+
 @dataclass
 class Corpus:
     "Clean text on disk, and what became of the rest"
@@ -170,7 +182,7 @@ class Corpus:
     seconds:float
     def __post_init__(self):
         self.tables = [Table(p) for p in sorted((self.folder/'tables').glob('*.arrow'))]
-        self.digest = json.loads((self.folder/'corpus.json').read_text())['digest']
+        self.digest = _corpus_json(self.folder)['digest']
     @property
     def held_out(self)->Path: # evaluation sets cut from this corpus, in the layout of data/README.md
         return self.folder/'held_out'
@@ -366,5 +378,5 @@ def _make_corpus(r, source, why, evals, folder, log, t0):
 
 def open_corpus(folder:str|Path)->Corpus:
     "Clean text that `load_corpus` laid down"
-    d = json.loads((Path(folder)/'corpus.json').read_text(encoding='utf-8'))
+    d = _corpus_json(folder)
     return Corpus(Path(folder), d['source'], d['why'], d['provenance'], d['report'], d['examples'], d['skips'], d['seconds'])

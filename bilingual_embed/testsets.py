@@ -9,6 +9,7 @@ __all__ = ['KINDS_JUDGED', 'QUICK', 'TestSetError', 'TestSet', 'read_tests']
 import hashlib, re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from .readers import FORMATS, name_parts, numbered_rows, RowPolicy
 from .records import LANGUAGES, RecordError, split_langs
@@ -47,24 +48,26 @@ def _text(path, n, row, *cols):
     for c in cols:
         if not isinstance(row.get(c), str) or not row[c].strip():
             raise TestSetError(f"{path}:{n}: {c!r} is {row.get(c)!r:.80}, not a text; give every row the texts {', '.join(cols)}")
+        try: row[c].isascii() or row[c].encode()
+        except UnicodeEncodeError: raise TestSetError(f"{path}:{n}: {c!r} holds half a surrogate pair: {row[c]!r:.80}; write the file anew as UTF-8") from None
     return {c:row[c] for c in cols}
 
 def _numbered(path):
-    rows = list(numbered_rows(path, RowPolicy(path)))     # stops at the first unreadable line, with its number
-    if not rows: raise TestSetError(f"{path}: no rows; fill the file or remove it")
-    return rows
+    rows = numbered_rows(path, RowPolicy(path)); first = next(rows, None)     # stops at the first row that cannot be read, with its number
+    if first is None: raise TestSetError(f"{path}: no rows; fill the file or remove it")
+    return set(first[1]),chain((first,), rows)                                # columns of the first row; all rows, none held that is not wanted
 
-def _read_pairs(path, rows): # sentence1, sentence2 and maybe a score or a label
-    kind = next((k for c,k in dict(score='STS', label='PairClassification').items() if c in rows[0][1]), 'BitextMining')
+def _read_pairs(path, cols, rows): # sentence1, sentence2 and maybe a score or a label
+    kind = next((k for c,k in dict(score='STS', label='PairClassification').items() if c in cols), 'BitextMining')
     out = []
     for n,r in rows:
         d = _text(path, n, r, 'sentence1', 'sentence2')
         if kind == 'STS':
             s = r.get('score')
-            if isinstance(s, bool) or not isinstance(s, (int,float)) or not 0 <= s <= 5: raise TestSetError(f"{path}:{n}: score {s!r} is not a number in 0..5; rescale the file")
+            if isinstance(s, bool) or not isinstance(s, (int,float)) or not 0 <= s <= 5: raise TestSetError(f"{path}:{n}: score {s!r:.60} is not a number in 0..5; rescale the file")
             d['score'] = float(s)
         elif kind == 'PairClassification':
-            if r.get('label') not in (0,1): raise TestSetError(f"{path}:{n}: label {r.get('label')!r} of a pair is neither 0 nor 1")
+            if r.get('label') not in (0,1): raise TestSetError(f"{path}:{n}: label {r.get('label')!r:.60} of a pair is neither 0 nor 1")
             d['label'] = int(r['label'])
         out.append(d)
     col = dict(STS='score', PairClassification='label').get(kind)
@@ -72,9 +75,10 @@ def _read_pairs(path, rows): # sentence1, sentence2 and maybe a score or a label
     return kind,out
 
 def _read_labelled(path, rows):
-    out = [_text(path, n, r, 'text') | dict(label=str(r.get('label'))) for n,r in rows]
-    missing = next((n for n,r in rows if r.get('label') is None), None)
-    if missing: raise TestSetError(f"{path}:{missing}: no label; every row needs text and label")
+    out = []
+    for n,r in rows:
+        if r.get('label') is None: raise TestSetError(f"{path}:{n}: no label; every row needs text and label")
+        out.append(_text(path, n, r, 'text') | dict(label=str(r['label'])))
     if len({d['label'] for d in out}) < 2: raise TestSetError(f"{path}: all {len(out)} texts have the label {out[0]['label']!r}; a test needs at least two classes")
     return out
 
@@ -96,10 +100,11 @@ def _read_retrieval(folder, langs, revision):
         if (side := p.name.split('.')[0]) not in sides: continue
         _,lang,_ = _with_lang(p)
         if lang not in langs: continue
+        if lang in sides[side]: raise TestSetError(f"{sides[side][lang][0]} and {p.name} are both the {side} in {lang}; remove one")
         rows = {}
-        for n,r in _numbered(p):
-            i = str(r.get('_id', r.get('id', '')))
-            if not i or i in rows: raise TestSetError(f"{p}:{n}: {'no _id' if not i else f'_id {i!r} twice'}; every row needs an _id of its own")
+        for n,r in _numbered(p)[1]:
+            i = r.get('_id', r.get('id')); i = '' if i is None else str(i)
+            if not i or i in rows: raise TestSetError(f"{p}:{n}: {'no _id' if not i else f'_id {i!r:.80} twice'}; every row needs an _id of its own")
             rows[i] = _text(p, n, r, 'text')['text']
         sides[side][lang] = p,rows
     data,notes = {},[]
@@ -109,10 +114,10 @@ def _read_retrieval(folder, langs, revision):
             f = next((f for f in (folder/f'qrels.{lang}.tsv', folder/'qrels.tsv') if f.is_file()), None)
             if f is None: raise TestSetError(f"{folder}: neither qrels.{lang}.tsv nor qrels.tsv; it says which corpus-id answers which query-id (tab-separated: query-id, corpus-id, score)")
             rels,lost = {},[]
-            for n,r in _numbered(f):
+            for n,r in _numbered(f)[1]:
                 q,d,s = (r.get(k) for k in ('query-id','corpus-id','score'))
                 try: s = int(float(s))
-                except (TypeError, ValueError): raise TestSetError(f"{f}:{n}: wanted query-id, corpus-id, score separated by tabs under a header of these names, found {r}") from None
+                except (TypeError, ValueError, OverflowError): raise TestSetError(f"{f}:{n}: wanted query-id, corpus-id, score separated by tabs under a header of these names, found {r!r:.200}") from None
                 if q not in queries: continue                          # of another language
                 if d not in corpus: lost.append((n,q,d))
                 elif s > 0: rels.setdefault(q, {})[d] = s
@@ -125,34 +130,40 @@ def _read_retrieval(folder, langs, revision):
 
 def _revision(paths):
     h = hashlib.sha256()
-    for p in sorted(paths): h.update(p.name.encode()); h.update(p.read_bytes())
+    for p in sorted(paths):
+        h.update(p.name.encode('utf-8', 'surrogateescape'))
+        with p.open('rb') as f:
+            while block := f.read(1<<20): h.update(block)
     return h.hexdigest()[:12]
 
 def _read_folder(folder, langs, split):
     files = [p for p in sorted(folder.iterdir()) if p.is_file() and any(e in p.suffixes for e in FORMATS if e != '.tsv')]
     if any(p.name.split('.')[0] == 'corpus' for p in files):
-        return _read_retrieval(folder, langs, _revision([*files, *folder.glob('qrels*.tsv')])) if split == 'test' else []
+        return _read_retrieval(folder, langs, _revision([*files, *(p for p in folder.glob('qrels*.tsv') if p.is_file())])) if split == 'test' else []
     groups = {}                                                          # set name -> language(s) -> split -> file
     for p in files:
         name,lang,s = _with_lang(p)
-        if set(split_langs(lang)) <= set(langs): groups.setdefault(name, {}).setdefault(lang, {})[s or 'test'] = p
+        if not set(split_langs(lang)) <= set(langs): continue
+        by_split = groups.setdefault(name, {}).setdefault(lang, {})
+        if other := by_split.get(s or 'test'): raise TestSetError(f"{other} and {p.name} are both the {s or 'test'} part of {name} in {lang}; remove one")
+        by_split[s or 'test'] = p
     sets = []
     for name,by_lang in groups.items():
         found = {}                                                       # kind -> language(s) -> data
         for lang,by_split in by_lang.items():
             path = by_split.get(split) or (by_split.get('all') if split == 'test' else None)
             if path is None: continue                                    # a train part alone tests nothing
-            rows = _numbered(path); cols = set(rows[0][1])
+            cols,rows = _numbered(path)
             if {'sentence1','sentence2'} <= cols:
-                kind,test = _read_pairs(path, rows)
+                kind,test = _read_pairs(path, cols, rows)
                 found.setdefault(kind, {})[lang] = dict(test=test)
                 if kind == 'BitextMining' and '-' in lang:               # both directions
                     a,b = lang.split('-'); found[kind].setdefault(f'{b}-{a}', dict(test=[dict(sentence1=r['sentence2'], sentence2=r['sentence1']) for r in test]))
             elif {'text','label'} <= cols:
                 test,train = _read_labelled(path, rows),by_split.get('train')
-                d = dict(test=test) | (dict(train=_read_labelled(train, _numbered(train))) if train else {})
+                d = dict(test=test) | (dict(train=_read_labelled(train, _numbered(train)[1])) if train else {})
                 found.setdefault('Classification' if train else 'Clustering', {})[lang] = d
-            else: raise TestSetError(f"{path}: columns {', '.join(sorted(cols))}; wanted sentence1, sentence2 (with score: similarity, with label: paraphrase, alone: translations) or text, label; or corpus, queries and qrels files")
+            else: raise TestSetError(f"{path}: columns {', '.join(sorted(cols)):.300}; wanted sentence1, sentence2 (with score: similarity, with label: paraphrase, alone: translations) or text, label; or corpus, queries and qrels files")
         used = [p for by_split in by_lang.values() for p in by_split.values()]
         sets += [TestSet(name, kind, data, _revision(used)) for kind,data in found.items()]
     return sets

@@ -157,19 +157,32 @@ def special_ids(
     if lost := [n for n,i in ids.items() if i is None]: raise TokenizerError(f"the tokenizer has no {', '.join(lost)} token; JinaBERT needs {' '.join(SPECIALS.values())}")
     return ids
 
+_PARTS = set("""NFC NFD NFKC NFKD Lowercase StripAccents Strip Nmt Precompiled BertNormalizer Sequence ByteLevel BertPreTokenizer Whitespace WhitespaceSplit
+    Punctuation Digits Metaspace UnicodeScripts CharDelimiterSplit""".split())  # of normalizers and pre-tokenizers; the others insert text or match patterns of their own, in any time and memory
+
+def _check_parts(tok, path): # a text may be split and cleaned, but not made into a million times as much
+    todo = [json.loads(p.__getstate__()) for p in (tok.normalizer, tok.pre_tokenizer) if p is not None]
+    while todo:
+        p = todo.pop(); todo += p.get('normalizers', []) + p.get('pretokenizers', [])
+        if p.get('type') not in _PARTS: raise TokenizerError(f"{path} has a {p.get('type')!r:.60}, which inserts text or matches a pattern of its own; that may take any time and memory, so it is not read. Known are {' '.join(sorted(_PARTS))}")
+
 def load_tokenizer(
     folder:str|Path, # with tokenizer.json, or vocab.json and merges.txt or vocab.txt as in the published models
 )->PreTrainedTokenizerFast:
     "A tokenizer from its folder, checked; code that the folder names is not run"
     folder = Path(folder); path = folder/'tokenizer.json'
     if not any((folder/n).is_file() for n in ('tokenizer.json','vocab.json','vocab.txt')): raise TokenizerError(f"{path} is missing: {folder} holds no tokenizer")
+    for name in ('tokenizer.json','tokenizer_config.json','special_tokens_map.json','added_tokens.json','vocab.json','vocab.txt','merges.txt'):
+        if (folder/name).is_file() and (n := (folder/name).stat().st_size) > 1<<26: raise TokenizerError(f"{folder/name} has {n:,} bytes, more than the tokenizer of any language pair; fetch or write it again")
     try:
         if path.is_file(): Tokenizer.from_file(str(path))
         for extra in ('tokenizer_config.json','vocab.json'):
             path = folder/extra
             if path.is_file(): json.loads(path.read_text(encoding='utf-8'))
         tok = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)   # not None, which would ask at a terminal
-    except Exception as e: # the tokenizers library raises bare Exception
+    except (KeyboardInterrupt, SystemExit): raise
+    except BaseException as e: # the tokenizers library raises bare Exception, and where its Rust code gives up a PanicException, which is none
         raise TokenizerError(f"{path} cannot be read ({str(e)[:200]}); it may have been cut short: write or fetch it again") from None
-    special_ids(tok)
+    if not isinstance(tok, PreTrainedTokenizerFast): raise TokenizerError(f"{folder} names a {type(tok).__name__}, not a fast tokenizer; write it again with a tokenizer.json")
+    special_ids(tok); _check_parts(tok.backend_tokenizer, folder)
     return tok

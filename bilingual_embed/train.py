@@ -165,9 +165,13 @@ def save_state(
 def read_meta(path:Path)->dict:
     "The header of a checkpoint"
     try:
-        with safe_open(path, 'pt') as f: return json.loads(f.metadata()['meta'])
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as e:
-        raise CheckpointError(f"{path} is not a whole checkpoint ({e}); delete it, and this stage starts from its beginning") from None
+        if not Path(path).is_file(): raise OSError("there is no plain file of that name")      # a pipe would be waited for
+        with safe_open(path, 'pt') as f: meta = json.loads(f.metadata()['meta'])
+        for k,kind in dict(step=int, skipped=int, tokens=int, fingerprint=str).items():
+            if type(meta[k]) is not kind or kind is int and not 0 <= meta[k] < 2**53: raise ValueError(f"its {k} is {meta[k]!r:.40}")
+        return meta
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RecursionError) as e:
+        raise CheckpointError(f"{path} is not a whole checkpoint ({type(e).__name__}: {str(e)[:200]}); delete it, and this stage starts from its beginning") from None
 
 def load_state(
     path:Path,
@@ -176,18 +180,31 @@ def load_state(
 )->dict: # the meta of `save_state`
     "Weights and optimiser state back in place"
     meta = read_meta(path)
+    def wrong(why, todo='it is from another model: choose another run folder'): raise CheckpointError(f"{path} {why}; {todo}")
     with safe_open(path, 'pt') as f, torch.no_grad():
         keys = set(f.keys()); names = dict(objective.named_parameters())
-        if lost := [n for n in names if f'model/{n}' not in keys]: raise CheckpointError(f"{path} lacks {len(lost)} weights of this model, such as {lost[0]}; it is from another model: choose another run folder")
+        if lost := [n for n in names if f'model/{n}' not in keys]: wrong(f"lacks {len(lost)} weights of this model, such as {lost[0]}")
+        def get(k, n, shape): # a tensor of that shape, in floating point
+            try: t = f.get_tensor(f'{k}/{n}')
+            except (SafetensorError, RuntimeError, ValueError, TypeError, AttributeError, LookupError) as e: wrong(f"holds {k}/{n} as something that cannot be read ({e})", 'delete it, and this stage starts from its beginning')
+            if t.shape != shape: wrong(f"holds {k}/{n} as {tuple(t.shape)} and {tuple(shape)} is wanted", 'it is from another recipe: choose another run folder')
+            if not t.is_floating_point(): wrong(f"holds {k}/{n} as {t.dtype}")
+            return t
         for n,p in names.items():
-            t = f.get_tensor(f'model/{n}')
-            if t.shape != p.shape: raise CheckpointError(f"{path} holds {n} as {tuple(t.shape)} and the model wants {tuple(p.shape)}; it is from another recipe: choose another run folder")
-            p.copy_(_placed(t, p))
-            state = {k: _placed(f.get_tensor(f'{k}/{n}'), p) for k in ('step','exp_avg','exp_avg_sq') if f'{k}/{n}' in keys}
-            if state: opt.state[p] = state
+            p.copy_(_placed(get('model', n, p.shape), p)); have = [k for k in ('step','exp_avg','exp_avg_sq') if f'{k}/{n}' in keys]
+            if len(have) in (1,2): wrong(f"lacks a part of the optimiser's state of {n}", 'delete it, and this stage starts from its beginning')
+            if have: opt.state[p] = {k: _placed(get(k, n, torch.Size() if k == 'step' else p.shape).float(), p) for k in have}
     return meta
 
 # %% ../nbs/12_train.ipynb #9e3d4409
+def _log_rows(path): # a dict a row with numbers as they stand; None: a row that is not whole
+    with path.open(newline='', encoding='utf-8', errors='replace') as f:
+        rows = csv.DictReader(f)
+        while True:
+            try: r = next(rows); [int(r[k]) for k in ('step','tokens')]; [float(r[k]) for k in ('loss','grad_norm','lr','seconds')]; yield r if r['skipped'] else None
+            except StopIteration: return
+            except (KeyError, TypeError, ValueError, csv.Error): yield None
+
 class Log:
     "log.csv of a stage, and TensorBoard scalars"
     fields = ('step','kind','task','loss','grad_norm','lr','tokens','seconds','skipped')
@@ -198,7 +215,7 @@ class Log:
     ):
         self.path = Path(folder)/'log.csv'; old = []
         if self.path.exists() and step:
-            with self.path.open(newline='') as f: old = [r for r in csv.DictReader(f) if r['skipped'] and int(r['step']) < step]   # a half-written last row lacks its end
+            old = [r for r in _log_rows(self.path) if r is not None and int(r['step']) < step]                # a half-written last row lacks its end
         part = self.path.with_suffix('.part')
         with part.open('w', newline='') as f: w = csv.DictWriter(f, self.fields); w.writeheader(); w.writerows(old)
         os.replace(part, self.path)
@@ -215,7 +232,11 @@ class Log:
 
 def read_log(folder:Path)->list[dict]: # one a step, numbers as numbers
     "The log of a stage"
-    with (Path(folder)/'log.csv').open(newline='') as f: return [r | dict(step=int(r['step']), tokens=int(r['tokens'])) | {k: float(r[k]) for k in ('loss','grad_norm','lr','seconds')} for r in csv.DictReader(f)]
+    path = Path(folder)/'log.csv'
+    if not path.is_file(): raise ValueError(f"{path} is missing, or no plain file: no stage was trained in {folder}")
+    rows = list(_log_rows(path))
+    if None in rows[:-1]: raise ValueError(f"{path}: row {rows.index(None)+1} is damaged; delete the rows from there on")
+    return [r | dict(step=int(r['step']), tokens=int(r['tokens'])) | {k: float(r[k]) for k in ('loss','grad_norm','lr','seconds')} for r in rows if r is not None]
 
 # %% ../nbs/12_train.ipynb #0f1f1ed7
 class TrainingError(RuntimeError): "Training cannot go on, and says why"
@@ -246,7 +267,8 @@ def _fsdp(precision):
     from accelerate import FullyShardedDataParallelPlugin
     from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy
     if precision == 'fp16': raise ValueError("fp16 is not supported with FSDP here; use precision bf16 or fp32, or data-parallel training (data/accelerate/one_node.yaml)")
-    plugin = FullyShardedDataParallelPlugin()                   # reads what the launcher put into the environment
+    try: plugin = FullyShardedDataParallelPlugin()              # reads what the launcher put into the environment
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, ImportError) as e: raise ValueError(f"the fsdp_config of this launch cannot be used ({type(e).__name__}: {str(e)[:200]}); take the settings from data/accelerate/fsdp.yaml") from None
     other = dict(version=plugin.fsdp_version != 2, activation_checkpointing=plugin.activation_checkpointing, cpu_ram_efficient_loading=plugin.cpu_ram_efficient_loading, offload_params=isinstance(plugin.cpu_offload, CPUOffloadPolicy))
     if other := [k for k,v in other.items() if v]: raise ValueError(f"FSDP runs here with the settings of data/accelerate/fsdp.yaml; in this launch config fsdp_{' and fsdp_'.join(other)} differ: take them from there")
     plugin.mixed_precision_policy = MixedPrecisionPolicy(torch.bfloat16 if precision == 'bf16' else None, torch.float32, cast_forward_inputs=False)      # ALiBi's slopes stay float32
