@@ -112,7 +112,7 @@ def _told(folder): # what stands beside the weights: the run's recipe and corpus
         with contextlib.suppress(metadata.PackageNotFoundError): told['public_training_code'] = metadata.metadata('bilingual_embed')['Home-page']
         sets = read(run/'corpus.json').get('provenance', ())
         if sets and all(d['source'].split('/')[0] in ('debian','sample','hub') for d in sets):     # of a folder of somebody's own nothing is known
-            told |= dict(public_training_data=True, training_datasets={t for d in sets for t in _TRAINED.get(d['dataset'], ())})
+            told |= dict(public_training_data=True, training_datasets={t for d in sets for t in _TRAINED.get(d.get('dataset'), ())})
     if (folder/'README.md').is_file():
         from huggingface_hub import ModelCard
         card = ModelCard((folder/'README.md').read_text(encoding='utf-8'), ignore_metadata_errors=True).data
