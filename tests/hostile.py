@@ -218,7 +218,7 @@ def body(draw, ext):
     "Bytes of a file with that name"
     import zstandard
     if ext == '.parquet': b = parquet(draw(st.sampled_from(['','late','bytes','lists','bad_utf8','twice']))); return damage(draw, b) if draw(st.booleans()) else b
-    if draw(st.integers(0, 25)) == 0: return draw(st.sampled_from(BOMBS))
+    if draw(st.integers(0, 60)) == 0: return draw(st.sampled_from(BOMBS))
     table = '.csv' in ext or '.tsv' in ext; sep = b'\t' if '.tsv' in ext else b','
     if draw(st.booleans()): # a good file with one odd line in it
         fine = [sep.join(GOOD) for _ in range(9)] if table else [dumps(dict(zip(COLUMNS_GOOD, map(bytes.decode, GOOD))) | dict(negatives=['no']))]*9
