@@ -181,8 +181,9 @@ class Embedder:
                         e = embed(self.model, r.ids.to(self.device), r.mask.to(self.device), normalize=False)[:,:dim]
                         out.append((torch.nn.functional.normalize(e, dim=-1) if normalize else e).cpu()); bar.update(len(e))
                 out = torch.cat(out)[place].numpy()
-                if not np.isfinite(out).all():
-                    raise FloatingPointError(f"the vector of text {done + int((~np.isfinite(out).all(1)).argmax())} is not finite: the weights of {self.name} are damaged, or the precision is too low for them (try fp32)")
+                whole = np.isfinite(out).all(1); fine = whole & (np.einsum('nd,nd->n', out, out) > .5) if normalize else whole    # zeros have no direction, and stay zeros
+                if not fine.all():
+                    i = int(fine.argmin()); raise FloatingPointError(f"the vector of text {done+i} is {'zero' if whole[i] else 'not finite'}: the weights of {self.name} are damaged, or the precision is too low for them (try fp32)")
                 yield out
         except torch.OutOfMemoryError as e: raise MemoryError(f"the GPU has no room for rectangles of {batch_tokens:,} tokens; pass a smaller batch_tokens ({e})") from None
         finally: bar.close(); self.model.train(training); ids_of.warn()
