@@ -6,7 +6,7 @@
 __all__ = ['WEIGHT', 'geometry_loss', 'distil_loss', 'TaughtError', 'TaughtRows', 'translations', 'open_taught', 'teach',
            'principal_directions', 'TeacherHead', 'fit_head', 'taught_targets']
 
-# %% ../nbs/09a_distil.ipynb #77880fa1
+# %% ../nbs/09a_distil.ipynb #7ddfcc26
 import hashlib, io, json, math, os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ from .infonce import all_gather_grad, unit_rows
 from .pearson import ConstantScores, pearson_loss
 from .records import Document, Pair, RecordError, room_on, split_langs, Taught
 
-# %% ../nbs/09a_distil.ipynb #63145dc6
+# %% ../nbs/09a_distil.ipynb #e9d09588
 WEIGHT = 1. # of the geometry term; ours: 10 costs half a point of STS, 1 nothing beyond the spread of seeds (below)
 
 def geometry_loss(
@@ -50,7 +50,7 @@ def distil_loss(
         near = ((e-t)**2).sum(-1).mean()/2
         return near + weight*geometry_loss(e, t) if weight else near
 
-# %% ../nbs/09a_distil.ipynb #70bde39d
+# %% ../nbs/09a_distil.ipynb #ac435708
 class TaughtError(ValueError): "Teacher's vectors that are not whole, or do not belong to these texts or this teacher; says what to do"
 
 _MEND = 'run teach again, it goes on from what is whole'
@@ -120,8 +120,17 @@ class TaughtRows(Sequence):
         rows = rows % max(1, len(self)); x = np.asarray(self.vectors[rows], np.float32); x = x if self.head is None else self.head(x)
         return [Taught(t, v, (l[0] if l else None) or self.lang, (l[1] if len(l) > 1 else None) or self.source) for (t,*l),v in zip(self.texts.take(rows), x)]
     def __getitem__(self, i): return self.take([i])[0]
+    @property
+    def digest(self)->str: # 16 hex digits
+        "Of what is taught: a stage's fingerprint tells other texts, another teacher or another head by it"
+        h = hashlib.sha256()
+        if 'hash' in self.about: h.update(json.dumps([self.about[k] for k in ('teacher','revision','hash','dim')]).encode() + (b'' if self.head is None else np.ascontiguousarray(self.head.weight).tobytes()))
+        else:
+            for i in range(0, len(self), 4096):
+                for r in self.take(np.arange(i, min(i+4096, len(self)))): h.update(json.dumps([r.text, r.lang]).encode() + r.vector.tobytes())
+        return h.hexdigest()[:16]
 
-# %% ../nbs/09a_distil.ipynb #6745df62
+# %% ../nbs/09a_distil.ipynb #698d5fbd
 def translations(
     pairs:Iterable[Pair], # texts and their translations
     best:str='en',        # the language whose side the teacher reads
@@ -211,7 +220,7 @@ def teach(
         d['finished'] = True; _note(folder/'taught.json', d)
     return open_taught(folder)
 
-# %% ../nbs/09a_distil.ipynb #3933de95
+# %% ../nbs/09a_distil.ipynb #b9d87275
 def principal_directions(
     x:np.ndarray, # (n,Dt) vectors
     dim:int,      # D, at most Dt and n
