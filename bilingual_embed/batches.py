@@ -71,11 +71,11 @@ def pack(
 class Batch:
     "One batch of one task, on the way to the model"
     task:str
-    kind:str                    # mlm, pairs, triplets, scored or labelled
+    kind:str                    # mlm, pairs, triplets, scored, labelled or taught
     tokens:tuple[Tokens,...]    # rectangles
     place:Tensor                # (N,) row of each text in the rectangles' concatenation; empty for mlm
-    sizes:tuple[int,...]        # texts per side: (B,B) for pairs, (B,B,M) for triplets, (B,B) for scored, (N,) for labelled
-    target:Tensor|None          # mlm: (B,T) labels, -100 elsewhere; scored: (B,) 0..1; labelled: (tuples, 2+others) class numbers; else None
+    sizes:tuple[int,...]        # texts per side: (B,B) for pairs, (B,B,M) for triplets, (B,B) for scored, (N,) for labelled, (B,) for taught
+    target:Tensor|None          # mlm: (B,T) labels, -100 elsewhere; scored: (B,) 0..1; labelled: (tuples, 2+others) class numbers; taught: (B,D) float32 unit rows; else None
     texts_id:Tensor             # (N,) int64, equal for equal texts
     n_tokens:int                # real tokens in it
     def to(self, device)->'Batch':
@@ -134,6 +134,9 @@ class Batcher:
             return self._texts(task.name, 'labelled', [[task.rows[int(i)].text for i in pick.ravel()]], torch.from_numpy(labels[pick]))
         recs = task.rows.take(mine) if hasattr(task.rows, 'take') else [task.rows[int(i)] for i in mine]
         if task.kind == 'scored': return self._texts(task.name, 'scored', [[r.a for r in recs],[r.b for r in recs]], torch.tensor([r.score for r in recs], dtype=torch.float32))
+        if task.kind == 'taught':
+            if len(wide := {r.vector.shape for r in recs}) > 1: raise ValueError(f"the teacher's vectors of task {task.name} have widths {sorted(w[0] for w in wide)}; a task has one teacher")
+            return self._texts(task.name, 'taught', [[r.text for r in recs]], torch.nn.functional.normalize(torch.from_numpy(np.stack([r.vector for r in recs])), dim=-1))
         sides = [[r.query for r in recs],[r.target for r in recs]]
         if task.kind == 'triplets' and self.negatives:
             sides.append([r.negatives[int(j)] for r,h in zip(recs, mix(mine, self.seed*5+step)) for j in np.random.default_rng(int(h)).permutation(len(r.negatives))[:self.negatives]])

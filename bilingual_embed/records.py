@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['LANGUAGES', 'RECORDS', 'Record', 'KINDS', 'split_langs', 'RecordError', 'Document', 'Pair', 'Triplet', 'Scored',
-           'Labelled', 'texts_of', 'Task', 'Score', 'Skips', 'repo_path', 'read_json', 'commit', 'DiskFull', 'room_on']
+           'Labelled', 'Taught', 'texts_of', 'Task', 'Score', 'Skips', 'repo_path', 'read_json', 'commit', 'DiskFull',
+           'room_on']
 
 # %% ../nbs/00_records.ipynb #8812755c
 import errno, json, os, shutil, subprocess
@@ -14,6 +15,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 # %% ../nbs/00_records.ipynb #be672bee
 LANGUAGES = dict(en='English', de='German', es='Spanish', fr='French', it='Italian', pt='Portuguese', nl='Dutch', pl='Polish',
@@ -91,8 +94,24 @@ class Labelled:
         _check(self, self.text)
         if not isinstance(self.label, str) or not self.label: raise RecordError(f"label {self.label!r} of a {self.source} row is not a non-empty string")
 
-RECORDS = dict(document=Document, pair=Pair, triplet=Triplet, scored=Scored, labelled=Labelled)
-Record = Document | Pair | Triplet | Scored | Labelled
+@dataclass(frozen=True, slots=True, eq=False)
+class Taught:
+    "A text and the vector a teacher model gave it, or its translation (Reimers and Gurevych 2020)"
+    text:str
+    vector:np.ndarray # (D,) any sequence of numbers; kept as float32, and nobody may write to it
+    lang:str          # of the text, one code
+    source:str
+    def __post_init__(self):
+        _check(self, self.text)
+        try: v = np.asarray(self.vector, np.float32).view()
+        except (TypeError, ValueError) as e: raise RecordError(f"the vector of a {self.source} row is not a row of numbers ({e})") from None
+        if v.ndim != 1 or not np.isfinite(v).all() or not v.any():
+            what = f"has shape {v.shape}, wanted (D,)" if v.ndim != 1 else "is all zeros" if np.isfinite(v).all() else "holds numbers that are not finite"
+            raise RecordError(f"the vector of a {self.source} row {what}; the teacher must give each text a direction: {self.text!r:.120}")
+        v.flags.writeable = False; object.__setattr__(self, 'vector', v)
+
+RECORDS = dict(document=Document, pair=Pair, triplet=Triplet, scored=Scored, labelled=Labelled) # those that lie in tables; what a teacher says lies beside its texts (room 09a)
+Record = Document | Pair | Triplet | Scored | Labelled | Taught
 
 # %% ../nbs/00_records.ipynb #ad19597d
 def texts_of(
@@ -101,13 +120,13 @@ def texts_of(
     "All texts of a record with their languages; a second language belongs to everything but the query"
     langs = split_langs(rec.lang)
     first, last = langs[0], langs[-1]
-    if isinstance(rec, (Document, Labelled)): return [(rec.text, first)]
+    if isinstance(rec, (Document, Labelled, Taught)): return [(rec.text, first)]
     if isinstance(rec, Scored): return [(rec.a, first), (rec.b, last)]
     negatives = rec.negatives if isinstance(rec, Triplet) else ()
     return [(rec.query, first), *((t, last) for t in (rec.target, *negatives))]
 
 # %% ../nbs/00_records.ipynb #9896f989
-KINDS = dict(mlm=Document, pairs=Pair, triplets=Triplet, scored=Scored, labelled=Labelled)  # task kind -> its record
+KINDS = dict(mlm=Document, pairs=Pair, triplets=Triplet, scored=Scored, labelled=Labelled, taught=Taught)  # task kind -> its record
 
 @dataclass(frozen=True)
 class Task:

@@ -7,7 +7,8 @@ __all__ = ['Run', 'main_process', 'wait', 'start_run', 'new_model', 'with_head',
            'tune_pairs', 'tune_multitask']
 
 # %% ../nbs/12a_stages.ipynb #fee9be71
-import json, os, shutil
+import hashlib, json, os, shutil
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -32,9 +33,12 @@ class Run:
     recipe:Recipe
     corpus:Corpus
     tokenizer:object = None
+    extra:tuple[Task,...] = () # tasks beside the corpus's own, such as `taught` ones; a stage takes those of the kinds its weights name
     def mark(self, stage:str)->str: # decides whether a stage is done already
         "Fingerprint of recipe and text, up to a stage"
-        return f"{fingerprint(self.recipe, stage)}-{self.corpus.digest}"
+        kinds = {k for s in STAGES[:STAGES.index(stage)+1] if getattr(self.recipe, s).steps for k,_ in getattr(self.recipe, s).weights} if stage in STAGES else ()
+        more = sorted((t.name, t.kind, t.weight, len(t.rows), getattr(t.rows, 'digest', '')) for t in self.extra if t.kind in kinds)
+        return f"{fingerprint(self.recipe, stage)}-{self.corpus.digest}" + (f"-{hashlib.sha256(json.dumps(more).encode()).hexdigest()[:12]}" if more else '')
     def done(self, stage:str)->dict|None: # its stage.json
         "What a finished stage wrote, or None; another run's stage is refused"
         path = self.folder/stage/'stage.json'
@@ -61,6 +65,7 @@ def start_run(
     r:Recipe,
     corpus:Corpus,
     out:str|Path='', # run folder; "" means runs/<scale>-<langs>-<seed> in the checkout
+    extra:Sequence[Task]=(), # tasks beside the corpus's own, see `Run`
 )->Run:
     "Open a run folder, or make one, with its tokenizer"
     folder = Path(out) if out else repo_path('runs', f"{r.scale}-{'-'.join(r.langs)}-{r.seed}")
@@ -68,7 +73,7 @@ def start_run(
     if main_process() and old.exists() and (was := recipe_from_json(old.read_text(encoding='utf-8'))) != r:
         differ = [f"{a['part']}.{a['field']} was {b['value']}, is {a['value']}" for a,b in zip(recipe_rows(r), recipe_rows(was)) if a['value'] != b['value']]
         print(f"{folder.name}: the recipe has changed ({'; '.join(differ[:4])}); stages it does not touch are kept")
-    run = Run(folder, r, corpus)
+    run = Run(folder, r, corpus, extra=tuple(extra))
     if main_process():
         with room_on(folder):
             old.write_text(recipe_json(r), encoding='utf-8'); (folder/'recipe.txt').write_text('\n'.join(f"{x['part']}.{x['field']} = {x['value']}    ({x['why']})" for x in recipe_rows(r)), encoding='utf-8')
@@ -129,7 +134,7 @@ def _stage(run, name, tasks, depth='all', head=False):
     if (d := run.done(name)) is not None: print(f"{name}: done before, {d['steps']} steps"); return folder
     untrained(run); model = load_model(run.last(name))
     if head: model = with_head(model)
-    what = train(model, tasks(), run.tokenizer, s, folder, name, run.recipe.seed, run.mark(name), depth)
+    what = train(model, [*tasks(), *run.extra], run.tokenizer, s, folder, name, run.recipe.seed, run.mark(name), depth)
     if main_process(): _save(run, name, model, what)
     wait(); return folder
 

@@ -111,7 +111,7 @@ def show_fertility(run:Run)->pd.DataFrame: # tokens per word
     save_figure(fig, 'fertility', out, run.folder/'figures'); plt.show(); return d.round(2)
 
 # %% ../nbs/14d_story.ipynb #3bf15d3a
-_NAMES = dict(mlm='cross-entropy (nats)', pairs='InfoNCE (nats)', triplets='InfoNCE (nats)', scored='minus correlation', labelled='InfoNCE (nats)')   # triplets: hard negatives among the candidates
+_NAMES = dict(mlm='cross-entropy (nats)', pairs='InfoNCE (nats)', triplets='InfoNCE (nats)', scored='minus correlation', labelled='InfoNCE (nats)', taught='distance to the teacher')   # triplets: hard negatives among the candidates
 
 def show_training(run:Run, stages:tuple[str,...])->pd.DataFrame: # a row a stage and kind
     "Losses by kind, each on its own axis, and what the stages took"

@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from .attention import cpu_has_bf16
 from .batches import Batch, Batcher, ahead
+from .distil import distil_loss
 from .gradcache import cached_backward
 from .infonce import info_nce
 from .mlm import mlm_head_loss
@@ -83,7 +84,9 @@ def _contrastive(o, b, sides):
 def _pearson(o, b, sides): return pearson_loss(*sides, b.target)
 def _tuples(o, b, sides): return tuple_loss(sides[0].view(*b.target.shape, -1), b.target, tau=o.stage.tau)
 
-LOSS = dict(pairs=_contrastive, triplets=_contrastive, scored=_pearson, labelled=_tuples)  # batch kind -> the objective of its embeddings
+def _taught(o, b, sides): return distil_loss(sides[0], b.target)
+
+LOSS = dict(pairs=_contrastive, triplets=_contrastive, scored=_pearson, labelled=_tuples, taught=_taught)  # batch kind -> the objective of its embeddings
 
 # %% ../nbs/12_train.ipynb #0d405fe4
 def backward(

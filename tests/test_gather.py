@@ -7,6 +7,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 import torch.nn.functional as F
+from bilingual_embed.distil import distil_loss
 from bilingual_embed.infonce import all_gather_grad, info_nce
 from bilingual_embed.pearson import ConstantScores, cosent_loss, mse_loss, pearson_loss
 from bilingual_embed.tuples import draw_tuples, tuple_loss
@@ -37,6 +38,7 @@ def losses(model, x):
     yield 'one way', lambda: (lambda z: info_nce(z[:b], z[b:], both_ways=False))(e(x['q'], x['p']))
     yield 'tuple_loss', lambda: tuple_loss(e(x['texts'][x['t']]).view(b,9,-1), x['y'])
     for f in (pearson_loss, mse_loss, cosent_loss): yield f.__name__, lambda f=f: scored(f)
+    yield 'distil_loss', lambda: distil_loss(e(x['q']), F.normalize(x['p'][:,:8], dim=-1))
 
 def gradients(model, net, x):
     out = {}

@@ -10,14 +10,14 @@ CONFIGS = Path(__file__).parents[1]/'data'/'accelerate'
 ENV = os.environ | dict(OMP_NUM_THREADS='1', ACCELERATE_USE_CPU='true')     # two processes on a CPU, with gloo
 
 WORKER = '''
-import gc, os, sys
+import gc, math, os, sys
 from pathlib import Path
 import torch; torch.set_num_threads(1)
 from safetensors import safe_open
 from bilingual_embed.batches import Batcher, pack
 from bilingual_embed.model import JinaBertConfig, JinaBertForMaskedLM
 from bilingual_embed.recipes import recipe
-from bilingual_embed.records import Labelled, Pair, Scored, Task, Triplet
+from bilingual_embed.records import Labelled, Pair, Scored, Taught, Task, Triplet
 from bilingual_embed.tokenizer import train_tokenizer
 import bilingual_embed.train as T
 tmp = Path(sys.argv[1])
@@ -30,7 +30,8 @@ tasks = [Task('docs','mlm',docs), Task('pairs','pairs',[Pair(a, b, 'en-de', 'dem
          Task('triplets','triplets',[Triplet(a, b, (both[(i+4) % 32][1], both[(i+1) % 32][1]), 'en-de', 'demo') for i,(a,b) in enumerate(both)]),
          Task('sts','scored',[Scored(both[i][0], both[j][1], 1. if i == j else .5 if i//4 == j//4 else 0., 'en-de', 'demo') for i in range(32) for j in (i, i//4*4+(i+1)%4, (i+9)%32)]),
          Task('flat','scored',[Scored(a, b, .5, 'en-de', 'flat') for a,b in both], .5),       # equal scores: a step that every process must pass over
-         Task('classes','labelled',[Labelled(x, f'scene {i}', 'en', 'demo') for i,p in enumerate(both) for x in p])]
+         Task('classes','labelled',[Labelled(x, f'scene {i}', 'en', 'demo') for i,p in enumerate(both) for x in p]),
+         Task('told','taught',[Taught(x, [math.sin(1+i//4*j) + math.cos(2+i%4*j) for j in range(32)], l, 'demo') for i,p in enumerate(both) for x,l in zip(p, ('en','de'))])]
 def model():
     torch.manual_seed(0)
     return JinaBertForMaskedLM(JinaBertConfig(vocab_size=len(tok), hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, pad_token_id=tok.pad_token_id,
@@ -50,7 +51,7 @@ for job in sys.argv[2:]:                                             # one after
     name,stop,hold,precision = job.split(','); stop = int(stop); m = model()
     T.precision_here = lambda wanted, device: (precision, '')        # this CPU's own opinion is of no interest here
     S = recipe('sample', pretrain__steps=40, pretrain__batch_size=18, pretrain__max_tokens=24, pretrain__lr=3e-3, pretrain__warmup=5, pretrain__negatives=2, pretrain__checkpoint=10, pretrain__hold=int(hold),
-               pretrain__weights=dict(mlm=1., pairs=1., triplets=1., scored=1., labelled=1.)).pretrain
+               pretrain__weights=dict(mlm=1., pairs=1., triplets=1., scored=1., labelled=1., taught=1.)).pretrain
     try:
         info = T.train(m, tasks, tok, S, tmp/name, 'demo', progress=0, budget=96); assert (info['processes'], info['precision']) == (world, precision), info
         assert {type(p) for p in m.parameters()} == {torch.nn.Parameter}                     # whole again, whatever happened to it in between
@@ -95,7 +96,7 @@ def close(a, b, rel=2e-4, off=2e-5):
     for x,y in zip(a, b): assert x[2:4] == pytest.approx(y[2:4], rel=rel, abs=off, nan_ok=True), (x, y)
 
 def test_one_process_sees_every_kind(logs):
-    one = logs['one']; assert len(one) == 40 and len({x[1] for x in one}) == 5 and 0 < sum(math.isnan(x[2]) for x in one) < 9
+    one = logs['one']; assert len(one) == 40 and len({x[1] for x in one}) == 6 and 0 < sum(math.isnan(x[2]) for x in one) < 9
 
 @pytest.mark.parametrize('way', ['one_node', 'one_node cached', 'fsdp', 'fsdp cached', 'two_nodes'])
 def test_two_processes_give_the_losses_of_one(logs, way): close(logs[way], logs['one'])

@@ -9,8 +9,9 @@ from torch.testing import assert_close
 from bilingual_embed import attention, load
 from bilingual_embed.alibi import alibi_bias, slopes
 from bilingual_embed.attention import alibi_attention
+from bilingual_embed.distil import TaughtRows, distil_loss, geometry_loss, teach
 from bilingual_embed.model import WeightsError
-from bilingual_embed.records import LANGUAGES, Document, Labelled, Pair, RecordError, Scored, Task, Triplet, texts_of
+from bilingual_embed.records import LANGUAGES, Document, Labelled, Pair, RecordError, Scored, Taught, Task, Triplet, texts_of
 from bilingual_embed.rectangles import chunks
 from bilingual_embed.sampler import Sampler, permute
 from bilingual_embed.tokenizer import TokenizerError, starts_of
@@ -125,6 +126,38 @@ def test_a_draw_depends_on_seed_and_step_alone(sizes, seed, steps):
         a,b = s.draw(t),Sampler(rows(sizes), 8, seed=seed).draw(t)
         assert a.task == b.task and np.array_equal(a.rows, b.rows)
 
+# ---- distillation
+
+def spheres(n, d, seed): g = torch.Generator().manual_seed(seed); return [torch.nn.functional.normalize(torch.randn(n, d, generator=g, dtype=torch.float64), dim=-1) for _ in range(2)] + [torch.linalg.qr(torch.randn(d, d, generator=g, dtype=torch.float64))[0]]
+@given(n=st.integers(1, 12), d=st.integers(2, 9), seed=seeds, weight=st.floats(0, 20))
+def test_distillation_sees_geometry_and_directions(n, d, seed, weight):
+    e,t,turn = spheres(n, d, seed); loss = distil_loss(e, t, weight=weight)
+    assert_close(distil_loss(e@turn, t@turn, weight=weight), loss)                                      # both turned together: nothing changes
+    assert_close(geometry_loss(e@turn, t), geometry_loss(e, t)); assert_close(distil_loss(t, e, weight=weight), loss)
+    order = torch.randperm(n); assert_close(distil_loss(e[order], t[order], weight=weight), loss)
+    assert distil_loss(t, t, weight=weight) == 0 and loss > 0
+    assert_close(distil_loss(e, t, weight=0.), (1 - (e*t).sum(-1)).mean())
+
+@settings(max_examples=30)
+@given(texts=st.lists(wild, min_size=1, max_size=25), batch=st.integers(1, 7), kills=st.lists(st.integers(0, 9), max_size=4), tail=st.binary(max_size=9))
+def test_a_teacher_may_be_killed_at_any_time(texts, batch, kills, tail):
+    class Teacher:
+        name,revision,left = 'toy','1',10**9
+        def encode(self, ts):
+            self.left -= len(ts)
+            if self.left < 0: raise KeyboardInterrupt
+            return np.array([[1+len(t), ord(t[0]), -ord(t[-1])] for t in ts])
+    with tempfile.TemporaryDirectory() as d:
+        a,b = Path(d)/'a',Path(d)/'b'; rows = [(t,'en') for t in texts]; whole = teach(rows, Teacher(), a, batch)
+        for k in kills:
+            t = Teacher(); t.left = k
+            try: teach(iter(rows), t, b, batch)
+            except KeyboardInterrupt:
+                for f in ('texts.jsonl','vectors.npy'): (b/f).open('ab').write(tail)                      # a block that was cut short
+        teach(iter(rows), Teacher(), b, batch)
+        assert all((a/f).read_bytes() == (b/f).read_bytes() for f in ('texts.jsonl','vectors.npy','taught.json'))
+        assert [r.text for r in whole] == texts and isinstance(whole, TaughtRows)
+
 # ---- records
 
 junk = st.none() | st.integers() | st.floats() | st.binary(max_size=5) | st.sampled_from(['', ' ', '\n\t', '\u2003']) | st.lists(st.text(max_size=3), max_size=2)
@@ -132,7 +165,7 @@ langs = st.sampled_from(['', 'xx', 'EN', 'en-', '-de', 'en-de-es', 'deu', 'engli
 @given(bad=junk, good=wild)
 def test_records_refuse_texts_that_are_none(bad, good):
     for make in (lambda: Document(bad, 'en', 's'), lambda: Pair(good, bad, 'en', 's'), lambda: Pair(bad, good, 'en', 's'), lambda: Triplet(good, good+'x', (bad,), 'en', 's'),
-                 lambda: Scored(good, bad, .5, 'en', 's'), lambda: Labelled(bad, 'x', 'en', 's')):
+                 lambda: Scored(good, bad, .5, 'en', 's'), lambda: Labelled(bad, 'x', 'en', 's'), lambda: Taught(bad, [1.], 'en', 's')):
         with pytest.raises(RecordError): make()
 
 @given(lang=langs, good=wild)
