@@ -242,4 +242,4 @@ def test_export_published(model_folder, embedder, tmp_path):
 def test_doctor():
     r = run('doctor'); assert r.returncode == 0 and not r.stderr, r.stderr
     for words in ('torch', 'threads', 'fp32,   128 tokens: scaled_dot_product', '8,192 tokens', 'within', 'not asked'): assert words in r.stdout, (words, r.stdout)
-    r = run('doctor', '--online'); assert r.returncode == 1 and 'HF_HUB_OFFLINE is set   <- this needs attention' in r.stdout, r.stdout     # these tests are offline
+    r = run('doctor', '--online'); assert r.returncode == 1 and 'HF_DATASETS_OFFLINE is set   <- this needs attention' in r.stdout, r.stdout     # these tests are offline
