@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from .files import ENDINGS, FORMATS, Bad, Output, Spool, Texts, arrow, format_of, json_lines, open_vectors, read_rows
+from .files import ENDINGS, FORMATS, Bad, Output, Spool, Texts, arrow, by_ending, format_of, json_lines, open_vectors, read_rows
 from .recipes import SCALES
-from .records import LANGUAGES, repo_path, split_langs
+from .records import LANGUAGES, read_json, repo_path, split_langs
 from .search import top_k
 
 # %% ../nbs/15_cli.ipynb #93aa8950
@@ -27,7 +27,7 @@ def _kept(a, taken): # names in --keep
     return keep
 
 def _prompt(model, *names, must=False): # what the model's folder wants before a text, under the first of these names that it has
-    f = model.folder/'config_sentence_transformers.json'; has = (json.loads(f.read_text(encoding='utf-8')).get('prompts') if f.is_file() else None) or {}
+    f = model.folder/'config_sentence_transformers.json'; has = (read_json(f).get('prompts') if f.is_file() else None) or {}
     if must and names[0] not in has: raise UsageError(f"--prompt: {model.name} has no prompt {names[0]!r}; it has {', '.join(has) or 'none'}")
     return next((has[n] for n in names if n in has), '')
 
@@ -83,7 +83,7 @@ def _is_file(name):
 def _asked(a, queries): # lists of queries: those at hand together, typed ones alone
     if queries: yield queries; return
     if a.queries:
-        ending = ENDINGS.get(Path(a.queries.removesuffix('.gz')).suffix[1:].lower(), 'text'); rows,block = read_rows([a.queries], field=a.query_field or (a.field if ending != 'text' else '')),[]
+        rows,block = read_rows([a.queries], field=a.query_field or (a.field if by_ending(a.queries) not in ('','text') else '')),[]
         while block := [r.text for r in islice(rows, 256)]: yield block
         return
     tell = lambda: print('query: ', end='', file=sys.stderr, flush=True) if sys.stdin.isatty() else None

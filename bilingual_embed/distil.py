@@ -7,9 +7,10 @@ __all__ = ['WEIGHT', 'geometry_loss', 'distil_loss', 'TaughtError', 'TaughtRows'
            'principal_directions', 'TeacherHead', 'fit_head', 'taught_targets']
 
 # %% ../nbs/09a_distil.ipynb #7ddfcc26
-import hashlib, io, json, math, os
+import copy, hashlib, json, os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from torch import Tensor
 
 from .infonce import all_gather_grad, unit_rows
 from .pearson import ConstantScores, pearson_loss
-from .records import Document, Pair, RecordError, room_on, split_langs, Taught
+from .records import Document, NPY_HEAD, npy_header, Pair, read_json, RecordError, room_on, split_langs, Taught, write_json
 
 # %% ../nbs/09a_distil.ipynb #e9d09588
 WEIGHT = 1. # of the geometry term; ours: 10 costs half a point of STS, 1 nothing beyond the spread of seeds (below)
@@ -120,7 +121,7 @@ class TaughtRows(Sequence):
         rows = rows % max(1, len(self)); x = np.asarray(self.vectors[rows], np.float32); x = x if self.head is None else self.head(x)
         return [Taught(t, v, (l[0] if l else None) or self.lang, (l[1] if len(l) > 1 else None) or self.source) for (t,*l),v in zip(self.texts.take(rows), x)]
     def __getitem__(self, i): return self.take([i])[0]
-    @property
+    @cached_property
     def digest(self)->str: # 16 hex digits
         "Of what is taught: a stage's fingerprint tells other texts, another teacher or another head by it"
         h = hashlib.sha256()
@@ -143,22 +144,12 @@ def translations(
         yield p.query,langs[0],key
         yield p.target,langs[1],key
 
-_START = 128 # bytes of the .npy header
-
-def _header(rows, dim):
-    f = io.BytesIO(); np.lib.format.write_array_header_1_0(f, dict(descr='<f2', fortran_order=False, shape=(rows, dim)))
-    assert f.tell() == _START; return f.getvalue()
-
-def _note(path, d): # atomically: the note is the old one or the new one
-    part = path.with_name(path.name+'.part')
-    with part.open('w', encoding='utf-8') as f: f.write(json.dumps(d, indent=1)); f.flush(); os.fsync(f.fileno())
-    os.replace(part, path)
-
 def _read_note(folder):
     path = Path(folder)/'taught.json'
     if not path.exists(): return None
-    try: d = json.loads(path.read_text(encoding='utf-8')); d['teacher'],d['revision'],d['rows'],d['bytes'],d['finished']; return d
-    except (ValueError, KeyError, TypeError) as e: raise TaughtError(f"{path} is not what teach writes ({e}); delete {folder} and run teach again") from None
+    todo = f"delete {folder} and run teach again"; d = read_json(path, TaughtError, todo)
+    if lost := [k for k in ('teacher','revision','rows','bytes','finished') if k not in d]: raise TaughtError(f"{path} is not what teach writes, it has no {', '.join(lost)}; {todo}")
+    return d
 
 def _encoded(teacher, keys, dim): # (n,D) float16 unit rows
     x = np.asarray(teacher.encode(keys), np.float32)
@@ -205,19 +196,19 @@ def teach(
         if next(rows, None): raise TaughtError(f"{folder} is finished with {d['rows']} texts and this call has more; choose another folder for them: a stage can have several tasks")
         return open_taught(folder)
     with room_on(folder, 'it goes on from the last block'):
-        for p,size in zip(files, (d['bytes'], _START + 2*d['dim']*d['rows'])):
+        for p,size in zip(files, (d['bytes'], NPY_HEAD + 2*d['dim']*d['rows'])):
             if d['rows'] and (have := p.stat().st_size if p.exists() else 0) < size: raise TaughtError(f"{p} holds {have} bytes and should hold {size}: it was cut short; delete {folder} and run teach again")
             with p.open('ab') as f: f.truncate(size if d['rows'] else 0)
         with tf.open('ab') as t, vf.open('ab') as v:
-            if not d['rows']: v.write(bytes(_START))
+            if not d['rows']: v.write(bytes(NPY_HEAD))
             while block := list(islice(rows, batch)):
                 at = {k: i for i,k in enumerate(dict.fromkeys(k for _,k in block))}
                 x = _encoded(teacher, list(at), d['dim']); t.write(b''.join(r for r,_ in block)); v.write(x[[at[k] for _,k in block]].tobytes())
                 for f in (t,v): f.flush(); os.fsync(f.fileno())
-                d |= dict(rows=n, dim=x.shape[1], bytes=t.tell(), hash=h.hexdigest()[:16]); _note(folder/'taught.json', d)
+                d |= dict(rows=n, dim=x.shape[1], bytes=t.tell(), hash=h.hexdigest()[:16]); write_json(folder/'taught.json', d)
         if not d['rows']: raise TaughtError(f"there are no texts for teacher {teacher.name}")
-        with vf.open('r+b') as v: v.write(_header(d['rows'], d['dim'])); v.flush(); os.fsync(v.fileno())
-        d['finished'] = True; _note(folder/'taught.json', d)
+        with vf.open('r+b') as v: v.write(npy_header(d['rows'], d['dim'], '<f2')); v.flush(); os.fsync(v.fileno())
+        d['finished'] = True; write_json(folder/'taught.json', d)
     return open_taught(folder)
 
 # %% ../nbs/09a_distil.ipynb #b9d87275
@@ -290,4 +281,4 @@ def taught_targets(
     "The same texts, the head's vectors, made as they are taken"
     if rows.about and (was := (rows.about['teacher'], rows.about['revision'])) != (head.teacher, head.revision) and head.teacher: raise TaughtError(f"these vectors are of {' '.join(was)} and the head was fitted to {head.teacher} {head.revision}; fit it again")
     if rows.vectors.shape[1] != head.weight.shape[1]: raise TaughtError(f"these vectors have {rows.vectors.shape[1]} numbers and the head takes {head.weight.shape[1]}")
-    out = TaughtRows.__new__(TaughtRows); out.__dict__ |= rows.__dict__ | dict(head=head); return out
+    out = copy.copy(rows); out.head = head; out.__dict__.pop('digest', None); return out                 # what was computed of the others is not its own

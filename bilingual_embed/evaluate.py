@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import scipy.sparse as sp
 from .hub import hub_reachable
-from .prepared import PreparedError, read_task, save_task
-from .records import Score, commit, split_langs
+from .prepared import PreparedError, _slug, read_task, save_task
+from .records import Score, commit, read_json, split_langs
 from .testsets import KINDS_JUDGED, read_tests, TestSet
 
 # %% ../nbs/14_evaluate.ipynb #729bc021
@@ -98,14 +98,12 @@ class _Once: # encodes each text once as long as its vectors fit in `room` bytes
         got = [self.rows[t] for t in texts]
         return _Rows(sp.vstack(got)) if sp.issparse(got[0]) else np.stack(got)
 
-def _slug(x): return re.sub(r'[^\w.+-]+', '_', str(x)) or 'none'
-
 _TRAINED = {'mteb/stsb_multi_mt':('STSBenchmarkMultilingualSTS','STSBenchmark'), 'facebook/xnli':('XNLI',), 'reciTAL/mlsum':('MLSUMClusteringP2P','MLSUMClusteringS2S'),
             'hotchpotch/mmarco-hard-negatives-reranker-filtered':('MSMARCO',)}   # hub set -> the MTEB tasks whose training part it is
 
 def _told(folder): # what stands beside the weights: the run's recipe and corpus, a model card
     from importlib import metadata
-    told,read = {},lambda p: json.loads(p.read_text(encoding='utf-8')) if p.is_file() else {}
+    told,read = {},lambda p: read_json(p, most=1<<27) if p.is_file() else {}
     run = next((p for p in (folder, folder.parent) if (p/'recipe.json').is_file()), None)
     if run:
         told['languages'] = [_CODES[l] for l in read(run/'recipe.json').get('langs', ()) if l in _CODES] or None
@@ -261,14 +259,17 @@ def _save_items(path, items):
     buf = io.BytesIO(); np.savez_compressed(buf, values=items.values, meta=json.dumps({f.name:getattr(items, f.name) for f in fields(items) if f.name != 'values'}))
     part = path.with_suffix('.part'); part.write_bytes(buf.getvalue()); part.replace(path)
 
+def _langs_of(scripts): # "de" or "de-en" out of MTEB's codes, such as deu-Latn
+    codes = [_ISO.get(c[:3], c[:3]) for c in scripts]
+    return codes[0] if len(set(codes)) == 1 else '-'.join(codes[:2])
+
 def score_name(
     task,       # an MTEB task
     split:str,  # "test"; in the name where the task has several
     subset:str, # as MTEB calls it, "deu-eng"
 )->tuple[str,str]: # "MLQARetrieval.test/de-en", "de-en"; a local set keeps its own name of the subset
     "How a task's subset is called in tables, and its language or languages"
-    codes = [_ISO.get(c[:3], c[:3]) for c in task.metadata.hf_subsets_to_langscripts[subset]]
-    lang = codes[0] if len(set(codes)) == 1 else '-'.join(codes[:2])
+    lang = _langs_of(task.metadata.hf_subsets_to_langscripts[subset])
     return f"{task.metadata.name if len(task.eval_splits) == 1 else f'{task.metadata.name}.{split}'}/{subset if isinstance(getattr(task, 'source', None), TestSet) else lang}", lang
 
 def _judge(encoder, tasks, run, out, seed):

@@ -98,8 +98,8 @@ def open_set(
     buffer:int=1000,      # rows shuffled at a time; these are in memory
 )->Iterator[dict]:
     "Rows of one configuration, streamed"
+    if missing := [f for f in files or () if not Path(f).is_file()]: raise HubError(f"no such file: {missing[0]}")
     if files and all(re.search(r'\.(jsonl|ndjson|json|csv)(\.gz|\.zst)?$', str(f)) for f in files):
-        if missing := [f for f in files if not Path(f).is_file()]: raise HubError(f"no such file: {missing[0]}")
         try: yield from _local(files, seed, buffer)
         except (RecordError, OSError) as e: raise HubError(_reason(s, e)) from e
         return
@@ -109,7 +109,6 @@ def open_set(
         if files is None: ds = datasets.load_dataset(s.id, s.config[lang], split=s.split, revision=s.revision, streaming=True)
         else:
             files = [str(f) for f in files]
-            if missing := [f for f in files if not Path(f).is_file()]: raise HubError(f"no such file: {missing[0]}")
             if not all(f.endswith('.parquet') for f in files): raise HubError(f"unknown file format {files[0]}; readable are {' '.join(_READABLE)}, several files of one format")
             ds = datasets.load_dataset('parquet', data_files=files, split='train', streaming=True)
         if seed is not None: ds = ds.shuffle(seed=seed, buffer_size=buffer)

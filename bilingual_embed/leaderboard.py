@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 import matplotlib.pyplot as plt, numpy as np, pandas as pd, seaborn as sns
-from .evaluate import METRIC, _ISO, _mteb, _tasks, evaluate, model_meta, read_scores, suite, write_scores
+from .evaluate import METRIC, _langs_of, _mteb, _tasks, evaluate, model_meta, read_scores, suite, write_scores
 from .plots import COLORS
 from .prepared import read_task
 from .records import Score, repo_path
@@ -54,8 +54,7 @@ def _mteb_scores(files): # Score rows out of MTEB's result files
         several = len(meta.eval_splits if meta else d['scores']) > 1; model = p.parent.parent.name.replace('__', '/')
         for split,rows in d['scores'].items():
             for r in rows:
-                codes = [_ISO.get(c[:3], c[:3]) for c in r['languages']]
-                lang = codes[0] if len(set(codes)) == 1 else '-'.join(codes[:2])
+                lang = _langs_of(r['languages'])
                 name = f"{d['task_name']}{f'.{split}' if several else ''}/{lang if meta else r['hf_subset']}"
                 metrics = dict.fromkeys([*([meta.main_score] if meta else []), *METRIC.values(), 'f1'])
                 out += [Score(name, lang, m, float(r[m]), 0, model, d.get('dataset_revision') or '', 0, float(d.get('evaluation_time') or 0)) for m in metrics if isinstance(r.get(m), (int,float))]

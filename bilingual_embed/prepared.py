@@ -8,12 +8,13 @@ __all__ = ['PreparedError', 'task_folder', 'save_task', 'read_task']
 # %% ../nbs/02c_prepared.ipynb #4fa747c2
 import contextlib, copy, json, re
 from pathlib import Path
+from .records import write_json
 
 # %% ../nbs/02c_prepared.ipynb #ed6c8252
 class PreparedError(ValueError):
     "A task that cannot be written to or read from a folder of prepared tasks; says why and what to do"
 
-def _slug(x): return re.sub(r'[^\w.+-]+', '_', str(x))
+def _slug(x): return re.sub(r'[^\w.+-]+', '_', str(x)) or 'none' # as a part of a path
 
 def task_folder(
     task,            # an MTEB task
@@ -67,7 +68,7 @@ def save_task(
                     files.append(dict(path=path.as_posix(), subset=subset, split=split, part=name, rows=len(table), bytes=(at/path).stat().st_size))
     subsets = list(dict.fromkeys([*(had['subsets'] if had else []), *task.hf_subsets]))
     m = dict(task=meta.name, type=meta.type, dataset=meta.dataset['path'], revision=str(meta.revision), licence=meta.license, whole=whole, subsets=subsets, files=files)
-    new = at/'task.json.part'; new.write_text(json.dumps(m, ensure_ascii=False, indent=1), encoding='utf-8'); new.replace(at/'task.json')
+    write_json(at/'task.json', m)
     return m
 
 # %% ../nbs/02c_prepared.ipynb #eaf9e3eb

@@ -19,7 +19,7 @@ import transformers
 from .batches import Packed, pack
 from .model import JinaBertConfig, JinaBertForMaskedLM, JinaBertModel, load_model
 from .recipes import Recipe, STAGES, fingerprint, recipe_from_json, recipe_json, recipe_rows
-from .records import Task, commit, read_json, repo_path, room_on
+from .records import Task, commit, read_json, repo_path, room_on, write_json
 from .st import save_st
 from .tasks import Corpus
 from .tokenizer import load_tokenizer, train_tokenizer
@@ -125,7 +125,7 @@ def _save(run, stage, model, what):
 def _write(run, stage, model, what, folder):
     save_st(folder, model.float(), run.tokenizer, max_length=run.recipe.model.max_position_embeddings)
     d = dict(stage=stage, mark=run.mark(stage), commit=commit(), torch=torch.__version__, transformers=transformers.__version__, **what)
-    part = folder/'stage.json.part'; part.write_text(json.dumps(d, indent=1), encoding='utf-8'); os.replace(part, folder/'stage.json')
+    write_json(folder/'stage.json', d)
     (folder/'state.safetensors').unlink(missing_ok=True)
 
 def _stage(run, name, tasks, depth='all', head=False):
