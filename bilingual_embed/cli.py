@@ -28,6 +28,7 @@ def _kept(a, taken): # names in --keep
 
 def _prompt(model, *names, must=False): # what the model's folder wants before a text, under the first of these names that it has
     f = model.folder/'config_sentence_transformers.json'; has = (read_json(f).get('prompts') if f.is_file() else None) or {}
+    if not isinstance(has, dict) or not all(isinstance(v, str) for v in has.values()): raise UsageError(f"{f}: \"prompts\" must be an object of texts, name -> what goes before a text; mend it, or remove it to encode without prompts")
     if must and names[0] not in has: raise UsageError(f"--prompt: {model.name} has no prompt {names[0]!r}; it has {', '.join(has) or 'none'}")
     return next((has[n] for n in names if n in has), '')
 

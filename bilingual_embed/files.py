@@ -24,7 +24,7 @@ class FileError(ValueError): "A file that cannot be read or written as asked"
 
 ENDINGS = dict(txt='text', jsonl='jsonl', ndjson='jsonl', csv='csv', tsv='tsv', parquet='parquet', pq='parquet')
 FORMATS = tuple(dict.fromkeys(ENDINGS.values()))
-LONGEST = 2**27 # characters of one CSV value; a quote that is never closed would otherwise read the rest of the file into memory (ours)
+LONGEST = 2**27 # bytes of a line, characters of one CSV value; a quote that is never closed, or a line that never ends, would otherwise read the rest of the file into memory (ours)
 
 class Row(NamedTuple):
     "A text and what belongs to it"
@@ -35,7 +35,9 @@ class Row(NamedTuple):
     batch:Any=None # of a Parquet file: the record batch it came in
     def values(self, keep:Sequence[str])->Sequence: # in the order of `keep`
         "The kept values as Python has them"
-        return self.kept if self.batch is None else [self.batch.column(self.batch.schema.get_field_index(k))[self.kept].as_py() for k in keep]
+        if self.batch is None: return self.kept
+        try: return [self.batch.column(self.batch.schema.get_field_index(k))[self.kept].as_py() for k in keep]
+        except (ValueError, OverflowError, RecursionError) as e: raise FileError(f"{self.file}, row {self.line} holds a value that Python cannot ({e}); leave its column out of --keep, or write .parquet, which takes it as it stands") from None
 
 class Bad:
     "What happens at a row that cannot be used: an error, or a count"
@@ -70,20 +72,22 @@ def format_of(
     return kind
 
 # %% ../nbs/13c_files.ipynb #c2fc4cf9
-def _lines(f): # (line number, text with its line end); bytes that are not UTF-8 become lone surrogates, which read_rows finds
-    for n,raw in enumerate(f, 1): yield n,raw.decode('utf-8-sig' if n == 1 else 'utf-8', 'surrogateescape')
+def _lines(f, name): # (line number, text with its line end); bytes that are not UTF-8 become lone surrogates, which read_rows finds
+    for n,raw in enumerate(iter(lambda: f.readline(LONGEST+1), b''), 1):
+        if len(raw) > LONGEST: raise FileError(f"{name}, line {n} is longer than {LONGEST:,} bytes, which no line of text is; a compressed or binary file under another name?")
+        yield n,raw.decode('utf-8-sig' if n == 1 else 'utf-8', 'surrogateescape')
 
 def _names(x): return ', '.join(map(str, x))[:300] or 'none'
 
 def _text(f, name, field, keep, bad):
     if lost := [k for k in keep if k != 'text']: raise FileError(f"{name} is read as plain lines, which have no field {_names(lost)} to keep, only \"text\", the line itself")
-    for n,line in _lines(f): line = line.rstrip('\r\n'); yield n,line,(line,)*len(keep)
+    for n,line in _lines(f, name): line = line.rstrip('\r\n'); yield n,line,(line,)*len(keep)
 
 def _jsonl(f, name, field, keep, bad):
     lost,n = set(keep),0
     def check():
         if lost: raise FileError(f"none of the first {n} lines of {name} has a field {_names(sorted(lost))} to keep")
-    for n,line in _lines(f):
+    for n,line in _lines(f, name):
         if not line.strip(): continue
         try: row = json.loads(line)
         except (ValueError, RecursionError) as e: bad(name, n, f"is not JSON ({getattr(e, 'msg', 'a number or nesting beyond measure')})"); continue
@@ -94,7 +98,7 @@ def _jsonl(f, name, field, keep, bad):
     check()
 
 def _csv(f, name, field, keep, bad, delimiter):
-    csv.field_size_limit(LONGEST); r = csv.reader((l for _,l in _lines(f)), delimiter=delimiter, strict=True)
+    csv.field_size_limit(LONGEST); r = csv.reader((l for _,l in _lines(f, name)), delimiter=delimiter, strict=True)
     try:
         if not (head := next(r, None)): raise FileError(f"{name} does not begin with a line of column names")
         for c in dict.fromkeys((field, *keep)):
@@ -122,8 +126,9 @@ def _parquet(name, field, keep, bad):
                     n += 1
                     if x is None: bad(name, n, "has no text (null)")
                     else: yield n,x,i,b
+    except FileError: raise
     except FileNotFoundError as e: raise FileError(f"cannot read {name}: {e.strerror or e}") from None
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as e: raise FileError(f"{name} is no Parquet file, or a damaged one ({str(e).splitlines()[0] if str(e) else type(e).__name__})") from None
+    except (pa.ArrowException, OSError, ValueError, OverflowError, RecursionError) as e: raise FileError(f"{name} is no Parquet file, or a damaged one ({str(e).splitlines()[0] if str(e) else type(e).__name__})") from None
 
 @contextmanager
 def _open(name):
@@ -354,7 +359,9 @@ class Spool:
     def __len__(self): return len(self.at)
     def add(self, r:Row):
         "Put away a row"
-        self.at.append(self.file.tell()); self.file.write(json.dumps([r.text, r.values(self.keep), r.file, r.line], default=str).encode() + b'\n')
+        try: line = json.dumps([r.text, r.values(self.keep), r.file, r.line], default=str).encode() + b'\n'
+        except RecursionError: raise FileError(f"{r.file}, row {r.line} is nested too deep; leave its column out of --keep") from None
+        self.at.append(self.file.tell()); self.file.write(line)
     def __getitem__(self, i:int)->Row:
         self.file.seek(self.at[i]); return Row(*json.loads(self.file.readline()))
     def close(self):

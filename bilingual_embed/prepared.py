@@ -6,9 +6,9 @@
 __all__ = ['PreparedError', 'task_folder', 'save_task', 'read_task']
 
 # %% ../nbs/02c_prepared.ipynb #4fa747c2
-import contextlib, copy, json, re
+import contextlib, copy, re
 from pathlib import Path
-from .records import write_json
+from .records import read_json, write_json
 
 # %% ../nbs/02c_prepared.ipynb #ed6c8252
 class PreparedError(ValueError):
@@ -24,9 +24,11 @@ def task_folder(
     return Path(folder).expanduser()/_slug(task.metadata.name)/_slug(task.metadata.revision)
 
 def _manifest(at):
-    try: return json.loads((at/'task.json').read_text(encoding='utf-8'))
-    except FileNotFoundError: return None
-    except ValueError as e: raise PreparedError(f"{at/'task.json'} is damaged ({e}); remove the folder and prepare the task again") from None
+    todo = 'remove the folder and prepare the task again'
+    if not (at/'task.json').exists(): return None
+    m = read_json(at/'task.json', PreparedError, todo)
+    if not (isinstance(m.get('subsets'), list) and isinstance(m.get('files'), list) and isinstance(m.get('whole'), bool) and all(isinstance(f, dict) and {'path','subset','split','part','rows','bytes'} <= f.keys() for f in m['files'])): raise PreparedError(f"{at/'task.json'} does not list a task's files; {todo}")
+    return m
 
 @contextlib.contextmanager
 def _quiet(): # datasets draws a bar for each table

