@@ -59,5 +59,5 @@ def test_every_stage_at_size(tmp_path, changes, n):
         d,log = out[stage],read_log(tmp_path/'run'/stage)
         assert d['parameters'] == d['loaded'] == n_parameters(r.model, V, stage == 'pretrain') and len(log) == STEPS and d['skipped'] == 0
         assert all(math.isfinite(x['loss']) and math.isfinite(x['grad_norm']) and x['grad_norm'] > 0 for x in log), log
-    if n: # .94 to 1.02 on a CPU in bfloat16; beside a small model, what Python and the allocator take is not small
+    if n: # a plan within a quarter of what is measured; beside a small model, what Python and the allocator take is not small
         for stage in STAGES[1:]: assert .7 < out[stage]['peak']/out[stage]['plan'] < 1.25, (stage, out[stage])

