@@ -12,7 +12,7 @@ import numpy as np
 import torch
 import xxhash
 from bilingual_embed import convert, load
-from bilingual_embed.baselines import BM25, peers, TfidfEncoder
+from bilingual_embed.baselines import BM25, Fused, peers, TfidfEncoder
 from bilingual_embed.clean import Decontaminator, eval_texts
 from bilingual_embed.corpus import sentences
 from bilingual_embed.distil import fit_head, open_taught, taught_targets, teach, TeacherHead, translations
@@ -119,7 +119,9 @@ def judge(a):
         if (run/stage/'config.json').exists(): write_scores(Path(a.out)/'dev.csv', evaluate(load(run/stage), tests(a, 'dev'), f'{a.langs}/{stage}', a.seed))
     sets = tests(a); texts = [t for task in sets for t,_ in task.source.texts()]
     retrieval = [t for t in sets if t.metadata.type == 'Retrieval']
-    for name,encoder,tasks in ((a.langs, load(run), sets), ('untrained', load(run/'untrained'), sets), ('tfidf', TfidfEncoder(texts), sets), ('bm25', BM25(), retrieval), ('use3', peers(['use3'])[0], sets)):
+    model = load(run); dev = local_tasks([text(a).held_out], split_langs(a.langs), kinds=('Retrieval',))      # titles and their sections, kept apart from the training text
+    by = {w: float(np.mean([x.value for x in evaluate(Fused(model, w), dev, f'{a.langs}+bm25-{w}')])) for w in (.1,.2,.3,.4,.5,.6,.7)}; w = max(by, key=by.get); print('weight of the model beside BM25, dev:', {k: round(100*v, 1) for k,v in by.items()}, flush=True)
+    for name,encoder,tasks in ((a.langs, model, sets), ('ours+bm25', Fused(model, w), retrieval), ('untrained', load(run/'untrained'), sets), ('tfidf', TfidfEncoder(texts), sets), ('bm25', BM25(), retrieval), ('use3', peers(['use3'])[0], sets)):
         scores = evaluate(encoder, tasks, name, a.seed, out); write_scores(Path(a.out)/'scores.csv', scores)
         print(name, *(f'{x.task} {100*x.value:.1f}' for x in scores if x.task.split('/')[0] in ('stsb','xquad','tatoeba')), flush=True)
 
