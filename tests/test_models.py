@@ -1,0 +1,55 @@
+"""The models that come with the library: they load by name, offline, wherever the library is installed, and say where they come from."""
+import csv, os, re, subprocess, sys
+from pathlib import Path
+import numpy as np
+import pytest
+from safetensors import safe_open
+from bilingual_embed import load
+from bilingual_embed.corpus import SampleSource
+from bilingual_embed.embed import FolderError, shipped
+from bilingual_embed.records import repo_path
+
+ROOT,PAIRS = repo_path(),('en-de','en-es')
+
+def test_both_are_there_and_small():
+    assert set(shipped()) == set(PAIRS)
+    assert sum(p.stat().st_size for p in (ROOT/'data'/'models').rglob('*') if p.is_file()) <= 70e6
+    for pair in PAIRS:
+        folder = shipped()[pair]; assert not list(folder.rglob('*.py')) and not [p for p in folder.rglob('*') if p.suffix in ('.bin','.pt','.pkl','.ckpt')]
+        with safe_open(folder/'model.safetensors', 'pt') as f:
+            sizes = [f.get_slice(k).get_shape() for k in f.keys()]; assert {f.get_slice(k).get_dtype() for k in f.keys()} == {'F16'}
+        m = load(pair); n = sum(p.numel() for p in m.model.parameters())
+        assert n == sum(int(np.prod(s)) for s in sizes) <= 35e6 and m.max_length == 8192 and m.name == pair
+
+@pytest.mark.parametrize('pair', PAIRS)
+def test_it_knows_both_languages(pair):
+    m,(a,b) = load(pair, device='cpu'),pair.split('-'); rows = SampleSource().rows('sts', 'test')
+    x,y = (m.encode([r['sentence1'][l] for r in rows]) for l in (a,b)); names = [r['sentence1'][a] for r in rows]
+    one = [i for i,n in enumerate(names) if names.index(n) == i]                      # a sentence may stand in several pairs
+    assert ((x[one] @ y[one].T).argmax(1) == np.arange(len(one))).mean() > .8          # chance is 1 %
+    gold = np.array([r['score'] for r in rows]); cos = (x*m.encode([r['sentence2'][a] for r in rows])).sum(1)
+    rank = lambda v: np.argsort(np.argsort(v)); assert np.corrcoef(rank(gold), rank(cos))[0,1] > .5
+
+@pytest.mark.parametrize('pair', PAIRS)
+def test_the_card_says_where_it_comes_from(pair):
+    folder = shipped()[pair]; card = (folder/'README.md').read_text(encoding='utf-8')
+    assert 'license: apache-2.0' in card and '## Scores' in card and '## Limits' in card and re.search(r'\*\*0\*\* hold a text', card)
+    with open(folder/'data.csv', encoding='utf-8', newline='') as f: data = list(csv.DictReader(f))
+    assert len(data) > 50 and all(int(d['rows']) > 0 and d['licence'] for d in data)
+    assert not [d for d in data if re.search(r'\bNC\b|\bND\b|research|XGLUE', d['licence'], re.I)]
+    told = [p.read_text(encoding='utf-8') for p in folder.rglob('*') if p.suffix in ('.md','.txt','.json','.csv') and p.name != 'tokenizer.json']
+    assert not [t for t in told if re.search(r'/(tmp|home|root|work)/', t)]             # no machine's paths
+
+def test_installed_elsewhere(tmp_path):
+    pytest.importorskip('setuptools')
+    subprocess.run([sys.executable, 'setup.py', '-q', 'build', '--build-base', str(tmp_path/'base'), '--build-lib', str(tmp_path/'lib')], cwd=ROOT, check=True, capture_output=True)
+    env = os.environ | dict(PYTHONPATH=str(tmp_path/'lib'), HF_HUB_OFFLINE='1')
+    code = "import bilingual_embed as b; m = b.load('en-es', device='cpu'); print(b.__file__, m.folder, m.encode(['hola']).shape)"
+    out = subprocess.run([sys.executable, '-c', code], cwd=tmp_path, env=env, check=True, capture_output=True, text=True).stdout
+    assert out.count(str(tmp_path/'lib')) == 2 and '(1, 256)' in out
+
+def test_a_name_that_is_not_there(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FolderError, match='no model of that name comes with the library .en-de, en-es do'): load('en-fr')
+    (tmp_path/'en-de').mkdir()                                                            # a folder of that name goes first
+    with pytest.raises(Exception, match='en-de'): load('en-de')
