@@ -30,8 +30,8 @@ CHANGES = dict(                                            # beside the scale `c
     align__steps=3000, align__batch_size=1024, align__lr=1e-2, align__warmup=50, align__weights=(('taught',3.),('pairs',1.)), align__checkpoint=200,
     pretrain__steps=160, pretrain__warmup=20, pretrain__lr=5e-4, pretrain__weights=(('mlm',1.),('taught',1.)),
     pairs__steps=900, pairs__batch_size=256, pairs__max_tokens=64, pairs__lr=1e-3, pairs__warmup=100, pairs__weights=(('taught',4.),('pairs',.5)),
-    multitask__steps=320, multitask__batch_size=128, multitask__max_tokens=224, multitask__lr=3e-4, multitask__warmup=30, multitask__negatives=1,
-    multitask__weights=(('taught',3.),('pairs',1.),('triplets',.2),('scored',2.5)))
+    multitask__steps=800, multitask__batch_size=160, multitask__max_tokens=224, multitask__lr=5e-4, multitask__warmup=40, multitask__negatives=1,
+    multitask__weights=(('taught',4.),('pairs',1.),('triplets',.2),('scored',2.5)))
 
 def free_files(data, to):
     "Links to the training files whose licence allows any use, and their manifest"
