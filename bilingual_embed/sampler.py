@@ -94,4 +94,4 @@ class Sampler:
         at = int(self._before(step)[t])*self.batch_size + np.arange(self.batch_size)
         rows = np.empty(self.batch_size, np.int64)
         for e in np.unique(at//n): rows[at//n == e] = permute(at[at//n == e] % n, n, key=int(mix(np.array([e]), self.seed*2 + 7*t)[0] >> np.uint64(8)))
-        return Draw(step, t, rows, at[0]/n)
+        return Draw(step, t, rows, float(at[0]/n))
