@@ -53,3 +53,29 @@ def test_a_name_that_is_not_there(tmp_path, monkeypatch):
     with pytest.raises(FolderError, match='no model of that name comes with the library .en-de, en-es do'): load('en-fr')
     (tmp_path/'en-de').mkdir()                                                            # a folder of that name goes first
     with pytest.raises(Exception, match='en-de'): load('en-de')
+
+# --- the script that makes them
+
+def _script():
+    pytest.importorskip('mteb')
+    from importlib.util import module_from_spec, spec_from_file_location
+    spec = spec_from_file_location('models_script', ROOT/'nbs'/'experiments'/'models.py'); m = module_from_spec(spec); spec.loader.exec_module(m); return m
+
+def test_only_free_licences_are_taken(tmp_path):
+    m,rows = _script(),[('pairs/a.en-de.jsonl','CC0'), ('pairs/b.en-de.jsonl','CC-BY-NC-SA-3.0'), ('text/c.de.jsonl','GFDL-1.2+'), ('pairs/d.en.jsonl','research (MSRP)'), ('text/e.en.jsonl','CC-BY-4.0 or CC-BY-NC-SA-4.0 (per book)'),
+                        ('pairs/f.en-de.jsonl','CC-BY-NC-ND (TED)'), ('eval/g/de.test.jsonl','CC0'), ('pairs/h.de.jsonl','XGLUE research licence'), ('sts/stsb.train.de.jsonl','CC-BY-SA-4.0')]
+    for f,_ in rows: (tmp_path/f).parent.mkdir(parents=True, exist_ok=True); (tmp_path/f).write_text('{}\n')
+    def manifest(rows): (tmp_path/'MANIFEST.tsv').write_text('file\trows\tlicence\n' + ''.join(f'{f}\t1\t{l}\n' for f,l in rows))
+    manifest(rows); assert m.free_files(tmp_path, tmp_path/'free') == 3
+    assert sorted(p.relative_to(tmp_path/'free').as_posix() for p in (tmp_path/'free').rglob('*') if p.is_file()) == ['MANIFEST.tsv','pairs/a.en-de.jsonl','sts/stsb.train.de.jsonl','text/c.de.jsonl']
+    manifest([*rows, ('pairs/i.de.jsonl','')])
+    with pytest.raises(SystemExit, match='i.de.jsonl has no licence'): m.free_files(tmp_path, tmp_path/'free')
+
+def test_texts_in_one_language_are_the_same_each_time():
+    m = _script()
+    class Corpus: # what mono_texts asks of one
+        tables = []
+        def texts(self, lang, chars): return iter([' '.join(f'Satz {i} hat so viele Worte, dass er lang genug ist.' for i in range(k, k+9)) for k in range(0, 900, 9)])
+    a,b = (list(m.mono_texts(Corpus(), 'de', n, p)) for n,p in ((200,20), (200,20))); assert a == b and len(a) == 220 and {l for _,l in a} == {'de'}
+    assert sum(len(t) > 250 for t,_ in a) == 20 and all(len(t) <= 800 for t,_ in a) and len({t for t,_ in a}) == 220
+    assert m.cut('ein langes Wort', 12) == 'ein langes' and m.cut('kurz', 12) == 'kurz'
