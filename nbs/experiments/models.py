@@ -141,7 +141,7 @@ def ship(a, to=None):
     (to/'recipe.txt').write_text((run/'recipe.txt').read_text(encoding='utf-8').replace(str(Path(a.out)), 'OUT'), encoding='utf-8'); gone = Counter()
     for r in corpus.report: gone.update({k: v for k,v in r.items() if isinstance(v, int) and k not in ('in','left','repaired')})
     (to/'README.md').write_text(card(a, data, held, dict(gone), sum(t.numel() for t in load(to).model.parameters())), encoding='utf-8')
-    for name,kept in (('models.csv', 'scores.csv'), ('models_dev.csv', 'dev.csv')):                           # the figures' folder has both pairs
+    for name,kept in (('models_scores.csv', 'scores.csv'), ('models_dev.csv', 'dev.csv')):                           # the figures' folder has both pairs
         at = repo_path('figures', name); rows = [dict(asdict(x), pair=a.langs) for x in read_scores(Path(a.out)/kept)]
         if at.exists():
             with at.open(encoding='utf-8', newline='') as f: rows = [x for x in csv.DictReader(f) if x['pair'] != a.langs] + rows
