@@ -33,12 +33,12 @@ def used(key): # bytes of this process, or of its part of the GPU: VmRSS now, Vm
     return next(int(l.split()[1])*1024 for l in open('/proc/self/status') if l.startswith(key))
 def reset(): torch.cuda.reset_peak_memory_stats() if gpu else Path('/proc/self/clear_refs').write_text('5')
 train = stages.train
-def measured(model, tasks, tok, s, folder, name, *more):
+def measured(model, tasks, tok, s, folder, name, *more, **kw):
     n = sum(p.numel() for p in model.parameters()); reset(); before = used('VmRSS') - (0 if gpu else 4*n)          # on a CPU the weights are there already
-    info = train(model, tasks, tok, s, folder, name, *more, progress=0); peak = used('VmHWM') - before
+    info = train(model, tasks, tok, s, folder, name, *more, progress=0, **kw); peak = used('VmHWM') - before
     p = next(model.parameters()); first = p.detach().clone(); p.data.zero_()
     assert read_meta(folder/'state.safetensors')['step'] == s.steps
-    train(model, tasks, tok, s, folder, name, *more, progress=0); assert torch.equal(first.to(p.device), p)       # all done: nothing but the checkpoint is loaded
+    train(model, tasks, tok, s, folder, name, *more, progress=0, **kw); assert torch.equal(first.to(p.device), p)       # all done: nothing but the checkpoint is loaded
     out[name] = dict(parameters=n, peak=peak/1e9, plan=sum(memory(r, name).values()), precision=info['precision'], skipped=info['skipped'], device='GPU' if gpu else 'CPU'); return info
 stages.train = measured
 run = stages.start_run(r, corpus, tmp/'run')

@@ -206,7 +206,7 @@ The teacher is the multilingual Universal Sentence Encoder v3 (Apache-2.0), from
 
 - Technical documentation, message catalogues, dictionaries and short everyday sentences are most of what it has read; news, speech and social media little or not at all.
 - Within one language BM25 and TF-IDF find passages better than this model alone; `Fused` (`14a_baselines`) joins them.
-- 8192 tokens are read, but one vector of 256 numbers holds no more than the drift of so long a text: `nbs/experiments/long.ipynb` measures what is left of one sentence. Encode passages to find places.
+- 8192 tokens are read, but one vector of 256 numbers holds no more than the drift of so long a text; what is left of a single sentence in it was not measured. Encode passages to find places.
 - Non-commercial and research-only text was left out; what that costs in points was not measured.
 - It was not examined for social bias.
 """
