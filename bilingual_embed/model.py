@@ -122,7 +122,8 @@ class _Layer(GradientCheckpointingLayer):
         super().__init__()
         self.attention,self.mlp = _Attention(config),_GatedMLP(config)
         self.layer_norm_1 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps) if config.second_norm else None
-    def forward(self, x, slopes, mask, row):
+    def forward(self, x, slopes=None, mask=None, row=None): # without slopes nothing but the norm at its end
+        if slopes is None: return self.mlp.layernorm(x)
         y = self.attention(x, slopes, mask, row)
         return self.mlp(y if self.layer_norm_1 is None else self.layer_norm_1(y+x))
 
@@ -199,6 +200,12 @@ class JinaBertModel(JinaBertPreTrainedModel):
 
     def get_input_embeddings(self): return self.embeddings.word_embeddings
     def set_input_embeddings(self, e): self.embeddings.word_embeddings = e
+
+    def around(self,
+        input_ids:Tensor, # (B,T) int
+    )->Tensor:            # (B,T,D)
+        "The way around all layers: token embeddings and the last LayerNorm. What a fresh model gives as long as its layers add nothing"
+        return self.encoder.layer[-1](self.embeddings(input_ids, None, None))
 
     def forward(self,
         input_ids:Tensor|None=None,      # (B,T) int

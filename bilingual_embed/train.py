@@ -42,19 +42,20 @@ class Objective(nn.Module):
     def __init__(self,
         model:JinaBertForMaskedLM|JinaBertModel,
         stage:StageRecipe,
-        depth:str='all',  # all, or embeddings: the mean of the token embeddings, no layers
+        depth:str='all',  # all, or embeddings: the way around the layers
         mean_count=None,  # mean number of labels over processes; None in one process
     ):
         super().__init__()
         self.model,self.stage,self.depth,self.mean_count = model,stage,depth,mean_count
         self.base = model.base_model if isinstance(model, JinaBertForMaskedLM) else model
+        used = ('embeddings.', f'encoder.layer.{self.base.config.num_hidden_layers-1}.mlp.layernorm.') if depth == 'embeddings' else ''
         for n,p in self.model.named_parameters():               # a weight without a gradient would stall data-parallel training
-            p.requires_grad_('pooler.' not in n and (depth == 'all' or n.removeprefix('bert.').startswith('embeddings.')))
+            p.requires_grad_('pooler.' not in n and n.removeprefix('bert.').startswith(used))
     def embed(self,
         t:Tokens,
     )->Tensor: # (B,D) float32, unit rows
         "Embeddings of a rectangle of texts"
-        h = self.base(t.ids, t.mask).last_hidden_state if self.depth == 'all' else self.base.embeddings(t.ids, None, None)
+        h = self.base(t.ids, t.mask).last_hidden_state if self.depth == 'all' else self.base.around(t.ids)
         return nn.functional.normalize(mean_pool(h, t.mask), dim=-1)
     def loss(self,
         batch:Batch,
