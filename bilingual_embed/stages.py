@@ -133,7 +133,7 @@ def _stage(run, name, tasks, depth='all', head=False):
     if not s.steps: print(f"{name}: the recipe has no steps for it"); return run.last(name)
     if (d := run.done(name)) is not None: print(f"{name}: done before, {d['steps']} steps"); return folder
     untrained(run); model = load_model(run.last(name))
-    if head: model = with_head(model)
+    if head: torch.manual_seed(run.recipe.seed); model = with_head(model)               # fresh weights must not depend on what ran before in this process
     wide = 16*RECTANGLE['cpu'] if depth == 'embeddings' and not torch.cuda.is_available() else 0   # each rectangle adds a gradient as large as the table; without layers a wide one costs no memory to speak of (ours: three times as fast with 44,000 entries)
     what = train(model, [*tasks(), *run.extra], run.tokenizer, s, folder, name, run.recipe.seed, run.mark(name), depth, budget=wide)
     if main_process(): _save(run, name, model, what)

@@ -59,7 +59,7 @@ def grown(folder, r, tok, tasks, stages=STAGES, start=None): # the last stage's 
         if not (to/'config.json').exists():
             if at: model = load_model(at)
             else: torch.manual_seed(r.seed); model = JinaBertModel(JinaBertConfig(vocab_size=len(tok), pad_token_id=tok.pad_token_id, **asdict(r.model)))
-            if any(k == 'mlm' for k,_ in s.weights): model = with_head(model)
+            if any(k == 'mlm' for k,_ in s.weights): torch.manual_seed(r.seed); model = with_head(model)
             wide = 16*RECTANGLE['cpu'] if name == 'align' and not torch.cuda.is_available() else 0
             to.mkdir(parents=True, exist_ok=True); note.write_text(made)
             train(model, tasks, tok, s, to, name, r.seed, fingerprint=made, depth='embeddings' if name == 'align' else 'all', progress=0, budget=wide)
