@@ -108,7 +108,7 @@ def picture(table, base, name, title, short=lambda t: t):
         g = table[table.arm == a].set_index('task').loc[names]; x = np.arange(len(names)) + (k-(len(arms)-1)/2)*step
         ax.errorbar(x, g['diff'], yerr=[g['diff']-g.low, g.high-g['diff']], fmt='o', ms=4, lw=1.2, label=a)
     ax.axhline(0, color='grey', lw=.8); ax.set_xticks(range(len(names)), map(short, names), rotation=25, ha='right')
-    ax.set(ylabel=f'points above "{base}"', title=title); ax.legend(fontsize=8, ncols=2 if len(arms) > 3 else 1); save_figure(fig, name, table.to_dict('records')); plt.show()
+    ax.set(ylabel=f'points above "{base}"', title=title); ax.legend(fontsize=8, loc='upper left', bbox_to_anchor=(1, 1)); save_figure(fig, name, table.to_dict('records')); plt.show()
 
 def words(table, arm, tasks=None): # "2 better, 1 worse of 5 (+0.3 points)"
     g = table[(table.arm == arm) & (table.task.isin(tasks) if tasks is not None else True)]
