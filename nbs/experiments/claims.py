@@ -11,12 +11,11 @@ import pandas as pd
 import torch
 from bilingual_embed import load
 from bilingual_embed.batches import Packed, pack
-from bilingual_embed.corpus import write_jsonl
 from bilingual_embed.evaluate import evaluate_items, local_tasks
 from bilingual_embed.model import JinaBertConfig, JinaBertModel, load_model
 from bilingual_embed.plots import save_figure
 from bilingual_embed.recipes import recipe, STAGES
-from bilingual_embed.records import Document, Pair, repo_path, Skips, split_langs, Task
+from bilingual_embed.records import repo_path, split_langs, Task
 from bilingual_embed.st import save_st
 from bilingual_embed.stages import with_head
 from bilingual_embed.tasks import load_corpus
@@ -113,24 +112,3 @@ def picture(table, base, name, title, short=lambda t: t):
 def words(table, arm, tasks=None): # "2 better, 1 worse of 5 (+0.3 points)"
     g = table[(table.arm == arm) & (table.task.isin(tasks) if tasks is not None else True)]
     return f"{(g.low > 0).sum()} better, {(g.high < 0).sum()} worse of {len(g)} ({g['diff'].mean():+.1f} points)"
-
-MORE = 'de es fr it pt nl pl ru'.split()
-def catalogues(lang, cache, most=2_000_000): # DebianSource for English and one of MORE
-    "Message catalogues and GNOME's help, which stand in the same packages in all these languages: the manifest's rows under `most` bytes, read in another language"
-    from bilingual_embed import debian
-    one = '|'.join(MORE)
-    for name,at in (('catalogues', rf'usr/.*/({one})/LC_MESSAGES/.*\.mo$'), ('gnome', rf'usr/share/help/(C|{one})/.*\.(page|docbook|xml)$')): debian.READERS[name] = (debian.READERS[name][0], at)
-    cache = Path(cache); cache.mkdir(parents=True, exist_ok=True); manifest = cache/'manifest.tsv'
-    rows = [asdict(p) for p in debian.load_manifest() if ('catalogues:gettext' in p.reads or 'gnome:' in p.reads) and p.bytes < most and not p.package.startswith('apt-lists')]
-    with manifest.open('w', encoding='utf-8', newline='') as f:
-        w = csv.DictWriter(f, rows[0].keys(), delimiter='\t', lineterminator='\n'); w.writeheader(); w.writerows(r | dict(pairs=' '.join(f'en-{l}' for l in MORE), scales='cpu small') for r in rows)
-    return debian.DebianSource('small', cache, manifest)
-
-def as_folder(source, langs, to): # a source's records as a folder in the layout of data/README.md
-    to,out,skips,kinds = Path(to),{},Skips(),{Document: 'text', Pair: 'pairs'}
-    if (to/'README').exists(): return to
-    for r in source.read(langs, skips):
-        kind = kinds[type(r)]; key = (kind, r.source.replace('/','-'), r.lang); d = {k: v for k,v in asdict(r).items() if k in ('text','query','target')}
-        if len(out.setdefault(key, [])) < 200_000: out[key].append(d)
-    for (kind,name,lang),rows in out.items(): write_jsonl(to/kind/f'{name}.{lang}.jsonl', rows)
-    print('-'.join(langs), {'/'.join(k): len(v) for k,v in out.items()}); (to/'README').write_text('made by claims.py'); return to
