@@ -87,6 +87,7 @@ def checksum(
 class SampleSource:
     "The aligned texts in data/sample, training part"
     name = 'sample'
+    LANGS = ('en','de','es')
     FILES = dict(passages='id topic title text question distractor split', sts='id score sentence1 sentence2 split', long='id title text questions split')
     def __init__(self,
         folder:str|Path|None=None, # holds passages.jsonl, sts.jsonl, long.jsonl; None: data/sample of the checkout

@@ -354,9 +354,11 @@ def load_corpus(
 def _make_corpus(r, source, why, evals, folder, log, t0):
     part = folder.with_name(folder.name+'.part'); shutil.rmtree(part, ignore_errors=True); (part/'tables').mkdir(parents=True)
     lang2,skips,report = r.langs[1],Skips(),CleanReport()
-    write_sample_eval(part/'held_out', r.langs)                                    # ours, small: every run is judged on them too
+    ours = [SampleSource()]*(set(r.langs) <= set(SampleSource.LANGS)); (part/'held_out').mkdir()
+    if ours: write_sample_eval(part/'held_out', r.langs)                           # ours, small: every run is judged on them too
+    else: log(f"the sample that ships is written in {', '.join(SampleSource.LANGS)}, so nothing of it is added; graded pairs and classes, if any, are the source's")
     test = Decontaminator(eval_texts(*evals, part/'held_out'))
-    sources = [source] if source.name == 'sample' else [source, SampleSource()]      # few sources have graded pairs, classes and questions: ours are added
+    sources = [source] if source.name == 'sample' else [source, *ours]      # few sources have graded pairs, classes and questions: ours are added
     thin = {}
     def stream():
         for s in sources:
