@@ -141,7 +141,7 @@ class SampleSource:
             for r in sts: yield Scored(r['sentence1'][a], r['sentence2'][b], r['score']/5, code(a,b), 'sample/sts')
     def describe(self)->list[dict]: # one row a file
         "Provenance of the sample"
-        return [dict(source='sample', file=f'{f}.jsonl', kind=f, lang='en de es', rows=sum(1 for _ in read_rows(p)), bytes=p.stat().st_size, licence='Apache-2.0',
+        return [dict(source='sample', file=f'{f}.jsonl', kind=f, lang=' '.join(self.LANGS), rows=sum(1 for _ in read_rows(p)), bytes=p.stat().st_size, licence='Apache-2.0',
                      origin='written for this project', version=f'sha256:{checksum(p)[:16]}') for f in self.FILES if (p := self.folder/f'{f}.jsonl').is_file()]
 
 def sentences(

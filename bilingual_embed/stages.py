@@ -23,7 +23,7 @@ from .records import Task, commit, read_json, repo_path, room_on, write_json
 from .st import save_st
 from .tasks import Corpus
 from .tokenizer import load_tokenizer, train_tokenizer
-from .train import CheckpointError, RECTANGLE, train
+from .train import CheckpointError, train
 
 # %% ../nbs/12a_stages.ipynb #753212a3
 @dataclass
@@ -91,9 +91,12 @@ def new_model(run:Run)->JinaBertModel: # with fresh weights, the same for the sa
     torch.manual_seed(run.recipe.seed)
     return JinaBertModel(JinaBertConfig(vocab_size=len(run.tokenizer), pad_token_id=run.tokenizer.pad_token_id, **m))
 
-def with_head(base:JinaBertModel)->JinaBertForMaskedLM: # shares nothing with `base`
+def with_head(
+    base:JinaBertModel,
+    seed:int, # of the head's first weights, which must not depend on what ran before in this process
+)->JinaBertForMaskedLM: # shares nothing with `base`
     "The same weights under a fresh MLM head"
-    model = JinaBertForMaskedLM(base.config); model.bert.load_state_dict(base.state_dict()); return model
+    torch.manual_seed(seed); model = JinaBertForMaskedLM(base.config); model.bert.load_state_dict(base.state_dict()); return model
 
 def mlm_tasks(run:Run)->list[Task]: # a language each, 1:1, and translations side by side
     "Packed token rows of the run's documents (paper section 3.1)"
@@ -133,9 +136,8 @@ def _stage(run, name, tasks, depth='all', head=False):
     if not s.steps: print(f"{name}: the recipe has no steps for it"); return run.last(name)
     if (d := run.done(name)) is not None: print(f"{name}: done before, {d['steps']} steps"); return folder
     untrained(run); model = load_model(run.last(name))
-    if head: torch.manual_seed(run.recipe.seed); model = with_head(model)               # fresh weights must not depend on what ran before in this process
-    wide = 16*RECTANGLE['cpu'] if depth == 'embeddings' and not torch.cuda.is_available() else 0   # each rectangle adds a gradient as large as the table; without layers a wide one costs no memory to speak of (ours: three times as fast with 44,000 entries)
-    what = train(model, [*tasks(), *run.extra], run.tokenizer, s, folder, name, run.recipe.seed, run.mark(name), depth, budget=wide)
+    if head: model = with_head(model, run.recipe.seed)
+    what = train(model, [*tasks(), *run.extra], run.tokenizer, s, folder, name, run.recipe.seed, run.mark(name), depth)
     if main_process(): _save(run, name, model, what)
     wait(); return folder
 

@@ -2,25 +2,23 @@
 
 A notebook names arms, grows each with several seeds and hands the judged items to `compared`. A run that is done is not done again; one that was stopped goes on.
 """
-import csv, shutil
-from dataclasses import asdict
+import shutil
 from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import torch
 from bilingual_embed import load
 from bilingual_embed.batches import Packed, pack
 from bilingual_embed.evaluate import evaluate_items, local_tasks
-from bilingual_embed.model import JinaBertConfig, JinaBertModel, load_model
+from bilingual_embed.model import load_model
 from bilingual_embed.plots import save_figure
 from bilingual_embed.recipes import recipe, STAGES
 from bilingual_embed.records import repo_path, split_langs, Task
 from bilingual_embed.st import save_st
-from bilingual_embed.stages import with_head
+from bilingual_embed.stages import new_model, Run, with_head
 from bilingual_embed.tasks import load_corpus
 from bilingual_embed.tokenizer import load_tokenizer, train_tokenizer
-from bilingual_embed.train import RECTANGLE, train
+from bilingual_embed.train import train
 from bilingual_embed.verdict import bootstrap
 
 SMALL = dict(                       # beside the scale `cpu`: what gives an arm in about a minute and a half on one core
@@ -57,14 +55,17 @@ def grown(folder, r, tok, tasks, stages=STAGES, start=None): # the last stage's 
         if note.exists() and note.read_text() != made: raise SystemExit(f"{to} was made with other numbers or other text; delete it, or choose another `out`")
         if not (to/'config.json').exists():
             if at: model = load_model(at)
-            else: torch.manual_seed(r.seed); model = JinaBertModel(JinaBertConfig(vocab_size=len(tok), pad_token_id=tok.pad_token_id, **asdict(r.model)))
-            if any(k == 'mlm' for k,_ in s.weights): torch.manual_seed(r.seed); model = with_head(model)
-            wide = 16*RECTANGLE['cpu'] if name == 'align' and not torch.cuda.is_available() else 0
+            else: model = new_model(Run(folder, r, None, tok))
+            if any(k == 'mlm' for k,_ in s.weights): model = with_head(model, r.seed)
             to.mkdir(parents=True, exist_ok=True); note.write_text(made)
-            train(model, tasks, tok, s, to, name, r.seed, fingerprint=made, depth='embeddings' if name == 'align' else 'all', progress=0, budget=wide)
+            train(model, tasks, tok, s, to, name, r.seed, fingerprint=made, depth='embeddings' if name == 'align' else 'all', progress=0)
             save_st(to, model, tok, code=False); (to/'state.safetensors').unlink(missing_ok=True); shutil.rmtree(to/'tensorboard', ignore_errors=True)
         at = to
     return at
+
+def base(corpus, tok, langs, seed, out, stages=('align','pretrain','pairs')): # the folder that arms start from, the same for all notebooks
+    r = small(langs, seed); mlm = [mlm_task(l, corpus.texts(l, r.text.mlm_chars), tok, Path(out)/'tokens', 128, .5) for l in r.langs]
+    return grown(Path(out)/'base'/str(seed), r, tok, corpus.tasks(.7, .6)+mlm, stages)
 
 def sets(data, langs, names): # test sets of a data folder in a pair's languages
     return local_tasks([Path(data)/'eval', Path(data)/'sts'], split_langs(langs), names=list(names))
@@ -90,8 +91,7 @@ def compared(items, base, n_boot=1000, seed=0): # DataFrame: arm, task, n, seeds
     return pd.DataFrame(out).round(2)
 
 def keep(name, table, runs): # both beside each other; the figure's rows come from `picture`
-    path = repo_path('figures')/f'{name}_runs.csv'
-    with path.open('w', encoding='utf-8', newline='') as f: w = csv.DictWriter(f, runs[0].keys(), lineterminator='\n'); w.writeheader(); w.writerows(runs)
+    pd.DataFrame(runs).to_csv(repo_path('figures')/f'{name}_runs.csv', index=False)
     return table
 
 def kept(name): return pd.read_csv(repo_path('figures')/f'{name}.csv')
