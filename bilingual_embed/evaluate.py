@@ -293,7 +293,7 @@ def _judge(encoder, tasks, run, out, seed):
                 warnings.filterwarnings('ignore', category=UserWarning, module='sklearn'); warnings.filterwarnings('ignore', message='An input array is constant')
                 res = mteb.evaluate(model, task, cache=cache, overwrite_strategy='always' if fresh else 'only-missing', prediction_folder=Path('not-written'),
                                     encode_kwargs=dict(batch_size=512), show_progress_bar=False, co2_tracker=False).task_results[0]
-            found = {(s,r['hf_subset']):r for s,rows in res.scores.items() for r in rows}
+            found = {(s,r['hf_subset']):r for s,rows in res.scores.items() for r in rows if (s,r['hf_subset']) in had}   # MTEB also remembers other languages under the name
             for (split,subset),r in found.items():
                 name,lang = score_name(task, split, subset)
                 it = had.get((split,subset))

@@ -40,7 +40,7 @@ def test_what_was_trained_is_kept_and_other_numbers_are_refused(claims, tmp_path
     assert (claims.grown(tmp_path/'again', r, tok, tasks, ('align','pairs'))/'model.safetensors').read_bytes() == first
     with pytest.raises(SystemExit, match='made with other numbers'): claims.grown(tmp_path/'run', claims.small('en-de', 0, **tiny | dict(align__lr=.1)), tok, tasks, ('align','pairs'))
 
-@pytest.mark.parametrize('nb', sorted(p.stem for p in HERE.glob('claim_*.ipynb')))
+@pytest.mark.parametrize('nb', sorted({p.stem for p in HERE.glob('claim_*.ipynb')} | {p.name.removesuffix('_runs.csv') for p in (ROOT/'figures').glob('*_runs.csv')}))
 def test_every_claim_has_seeds_a_figure_and_a_verdict(nb):
     d = pd.read_csv(ROOT/'figures'/f'{nb}.csv'); runs = pd.read_csv(ROOT/'figures'/f'{nb}_runs.csv'); assert (ROOT/'figures'/f'{nb}.png').stat().st_size > 10_000
     assert d.seeds.max() >= 3 and {'low','high','n'} <= set(d.columns) and runs.groupby(['arm','task']).seed.nunique().max() >= 3 and runs.score.between(-100, 100).all()

@@ -2,18 +2,20 @@
 
 A notebook names arms, grows each with several seeds and hands the judged items to `compared`. A run that is done is not done again; one that was stopped goes on.
 """
-import shutil
+import csv, shutil
+from dataclasses import asdict
 from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from bilingual_embed import load
 from bilingual_embed.batches import Packed, pack
+from bilingual_embed.corpus import write_jsonl
 from bilingual_embed.evaluate import evaluate_items, local_tasks
 from bilingual_embed.model import load_model
 from bilingual_embed.plots import save_figure
 from bilingual_embed.recipes import recipe, STAGES
-from bilingual_embed.records import repo_path, split_langs, Task
+from bilingual_embed.records import Document, Pair, repo_path, Skips, split_langs, Task
 from bilingual_embed.st import save_st
 from bilingual_embed.stages import new_model, Run, with_head
 from bilingual_embed.tasks import load_corpus
@@ -70,9 +72,9 @@ def base(corpus, tok, langs, seed, out, stages=('align','pretrain','pairs')): # 
 def sets(data, langs, names): # test sets of a data folder in a pair's languages
     return local_tasks([Path(data)/'eval', Path(data)/'sts'], split_langs(langs), names=list(names))
 
-def judged(folder, tasks, out): # Items of a model folder by task, kept
+def judged(folder, tasks, out, kept='judged'): # Items of a model folder by task, kept in that folder of `out`
     name = '-'.join(Path(folder).relative_to(out).parts)
-    return {i.task: i for i in evaluate_items(load(folder), tasks, name, Path(out)/'judged')}
+    return {i.task: i for i in evaluate_items(load(folder), tasks, name, Path(out)/kept)}
 
 def runs_table(items, **more): # items: arm -> one dict of Items a seed
     return [dict(arm=arm, seed=k, task=t, n=i.n, score=round(100*i.score(), 2), **more) for arm,seeds in items.items() for k,one in enumerate(seeds) for t,i in one.items()]
@@ -112,3 +114,24 @@ def picture(table, base, name, title, short=lambda t: t):
 def words(table, arm, tasks=None): # "2 better, 1 worse of 5 (+0.3 points)"
     g = table[(table.arm == arm) & (table.task.isin(tasks) if tasks is not None else True)]
     return f"{(g.low > 0).sum()} better, {(g.high < 0).sum()} worse of {len(g)} ({g['diff'].mean():+.1f} points)"
+
+MORE = 'de es fr it pt nl pl ru ja'.split()  # with English ten languages, all that the library knows but Chinese, whose catalogues stand under several names
+def catalogues(lang, cache, most=2_000_000): # DebianSource for English and one of MORE
+    "Message catalogues and GNOME's help, which stand in the same packages in all these languages: the manifest's rows under `most` bytes, read in another language"
+    from bilingual_embed import debian
+    one = '|'.join(MORE)
+    for name,at in (('catalogues', rf'usr/.*/({one})/LC_MESSAGES/.*\.mo$'), ('gnome', rf'usr/share/help/(C|{one})/.*\.(page|docbook|xml)$')): debian.READERS[name] = (debian.READERS[name][0], at)
+    cache = Path(cache); cache.mkdir(parents=True, exist_ok=True); manifest = cache/'manifest.tsv'
+    rows = [asdict(p) for p in debian.load_manifest() if ('catalogues:gettext' in p.reads or 'gnome:' in p.reads) and p.bytes < most and not p.package.startswith('apt-lists')]
+    with manifest.open('w', encoding='utf-8', newline='') as f:
+        w = csv.DictWriter(f, rows[0].keys(), delimiter='\t', lineterminator='\n'); w.writeheader(); w.writerows(r | dict(pairs=' '.join(f'en-{l}' for l in MORE), scales='cpu small') for r in rows)
+    return debian.DebianSource('small', cache, manifest)
+
+def as_folder(source, langs, to): # a source's records as a folder in the layout of data/README.md
+    to,out,skips,kinds = Path(to),{},Skips(),{Document: 'text', Pair: 'pairs'}
+    if (to/'README').exists(): return to
+    for r in source.read(langs, skips):
+        kind = kinds[type(r)]; key = (kind, r.source.replace('/','-'), r.lang); d = {k: v for k,v in asdict(r).items() if k in ('text','query','target')}
+        if len(out.setdefault(key, [])) < 200_000: out[key].append(d)
+    for (kind,name,lang),rows in out.items(): write_jsonl(to/kind/f'{name}.{lang}.jsonl', rows)
+    print('-'.join(langs), {'/'.join(k): len(v) for k,v in out.items()}); (to/'README').write_text('made by claims.py'); return to
