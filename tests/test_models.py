@@ -71,6 +71,11 @@ def test_only_free_licences_are_taken(tmp_path):
     manifest([*rows, ('pairs/i.de.jsonl','')])
     with pytest.raises(SystemExit, match='i.de.jsonl has no licence'): m.free_files(tmp_path, tmp_path/'free')
 
+@pytest.mark.parametrize('pair', PAIRS)
+def test_the_card_says_what_is_left_of_a_sentence_in_a_long_text(pair):
+    said = _script().one_sentence(pair); assert said in (shipped()[pair]/'README.md').read_text(encoding='utf-8') and re.search(r'\d+ times in 8192 tokens', said)
+    assert _script().one_sentence('en-fr') == "What is left of a single sentence in it was not measured."
+
 def test_texts_in_one_language_are_the_same_each_time():
     m = _script()
     class Corpus: # what mono_texts asks of one
