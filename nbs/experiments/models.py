@@ -31,7 +31,7 @@ CHANGES = dict(                                            # beside the scale `c
     align__steps=1800, align__batch_size=1024, align__max_tokens=192, align__lr=1e-2, align__warmup=50, align__weights=(('taught',3.),('pairs',1.)), align__checkpoint=200,
     pretrain__steps=100, pretrain__warmup=15, pretrain__lr=5e-4, pretrain__weights=(('mlm',1.),('taught',1.)),
     pairs__steps=300, pairs__batch_size=256, pairs__max_tokens=192, pairs__lr=1e-3, pairs__warmup=40, pairs__weights=(('taught',4.),('pairs',.5)),
-    multitask__steps=1400, multitask__batch_size=160, multitask__max_tokens=224, multitask__lr=5e-4, multitask__warmup=40, multitask__negatives=1,
+    multitask__steps=1200, multitask__batch_size=160, multitask__max_tokens=224, multitask__lr=5e-4, multitask__warmup=40, multitask__negatives=1,
     multitask__weights=(('taught',4.),('pairs',1.),('triplets',.2),('scored',1.5)))
 
 def write_table(path, rows, delimiter=','): # of dicts with the first row's keys
