@@ -17,7 +17,6 @@ from bilingual_embed.clean import Decontaminator, eval_texts
 from bilingual_embed.corpus import sentences
 from bilingual_embed.distil import fit_head, open_taught, taught_targets, teach, TeacherHead, translations
 from bilingual_embed.evaluate import evaluate, local_tasks, read_scores, write_scores
-from bilingual_embed.negatives import mined_tasks
 from bilingual_embed.readers import read_rows
 from bilingual_embed.recipes import recipe
 from bilingual_embed.records import LANGUAGES, repo_path, split_langs, Task
@@ -28,11 +27,11 @@ LIMITED = re.compile(r'\bNC\b|\bND\b|research|XGLUE', re.I)   # licences that do
 CHANGES = dict(                                            # beside the scale `cpu`; why: models.ipynb
     text__pair_rows=150_000, text__mlm_chars=60_000_000, tokenizer__vocab_size=44_000, tokenizer__chars=24_000_000,
     model__intermediate_size=768, model__hidden_dropout_prob=0.,
-    align__steps=1800, align__batch_size=1024, align__max_tokens=192, align__lr=1e-2, align__warmup=50, align__weights=(('taught',3.),('pairs',1.)), align__checkpoint=200,
-    pretrain__steps=100, pretrain__warmup=15, pretrain__lr=5e-4, pretrain__weights=(('mlm',1.),('taught',1.)),
-    pairs__steps=300, pairs__batch_size=256, pairs__max_tokens=192, pairs__lr=1e-3, pairs__warmup=40, pairs__weights=(('taught',4.),('pairs',.5)),
-    multitask__steps=1200, multitask__batch_size=160, multitask__max_tokens=224, multitask__lr=5e-4, multitask__warmup=40, multitask__negatives=1,
-    multitask__weights=(('taught',4.),('pairs',1.),('triplets',.2),('scored',1.5)))
+    align__steps=3000, align__batch_size=1024, align__lr=1e-2, align__warmup=50, align__weights=(('taught',3.),('pairs',1.)), align__checkpoint=200,
+    pretrain__steps=160, pretrain__warmup=20, pretrain__lr=5e-4, pretrain__weights=(('mlm',1.),('taught',1.)),
+    pairs__steps=900, pairs__batch_size=256, pairs__max_tokens=64, pairs__lr=1e-3, pairs__warmup=100, pairs__weights=(('taught',4.),('pairs',.5)),
+    multitask__steps=800, multitask__batch_size=160, multitask__max_tokens=224, multitask__lr=5e-4, multitask__warmup=40, multitask__negatives=1,
+    multitask__weights=(('taught',4.),('pairs',1.),('triplets',.2),('scored',2.5)))
 
 def write_table(path, rows, delimiter=','): # of dicts with the first row's keys
     with Path(path).open('w', encoding='utf-8', newline='') as f: w = csv.DictWriter(f, rows[0].keys(), lineterminator='\n', delimiter=delimiter, extrasaction='ignore'); w.writeheader(); w.writerows(rows)
@@ -58,8 +57,8 @@ def text(a):
 def cut(s, n): # at a word
     return s if len(s) <= n else s[:n].rsplit(' ', 1)[0]
 
-def mono_texts(corpus, lang, n_sentences=100_000, n_passages=60_000):
-    "Sentences, and passages of up to 800 characters, of documents and pairs in one language, chosen by hash: two lists of (text, language)"
+def mono_texts(corpus, lang, n_sentences=100_000, n_passages=10_000):
+    "Sentences of documents and pairs in one language, and passages of up to 800 characters, chosen by hash"
     short,long = ({},Thin(n_sentences)),({},Thin(n_passages))
     def offer(to, s):
         found,thin = to; h = xxhash.xxh3_64_intdigest(s.encode())
@@ -68,16 +67,14 @@ def mono_texts(corpus, lang, n_sentences=100_000, n_passages=60_000):
         for line in t.split('\n'):
             for s in sentences(line):
                 if 15 <= len(s) <= 250: offer(short, s)
-        for passage in passages(t): offer(long, passage)
+        passage = cut(' '.join(t.split()), 800)
+        if len(passage) > 250: offer(long, passage)
     for t in corpus.tables:
         if t.kind == 'pair' and t.path.stem.rsplit('.',1)[1] == lang:
             for f in ('query','target'):
                 for s in t.column(f): offer(short, s) if len(s) <= 250 else offer(long, cut(' '.join(s.split()), 800))
-    return [[(found[h],lang) for h in sorted(found) if h < thin.bar] for found,thin in (short, long)]                # others fell out again
-
-def passages(text, size=800, least=250): # of a document, one after another
-    text = ' '.join(text.split())
-    while len(text) > least: head = cut(text, size); yield head; text = text[len(head):].lstrip()
+    for found,thin in (short, long):
+        for h in sorted(h for h in found if h < thin.bar): yield found[h],lang        # others fell out again
 
 def taught_folders(a): return Path(a.out)/f'taught-{a.langs}'
 
@@ -89,8 +86,7 @@ def teach_all(a):
         name = t.path.stem.split('~',1)[1]
         pairs = (replace(p, query=cut(p.query, 400), target=cut(p.target, 400)) for i in range(0, len(t), 1000) for p in t.take(np.arange(i, min(i+1000, len(t)))))
         print(name, len(teach(translations(pairs), teacher, at/name, source=name)), flush=True)
-    for lang in split_langs(a.langs):
-        for name,found in zip(('mono','passages'), mono_texts(corpus, lang)): print(name, lang, len(teach(found, teacher, at/f'{name}-{lang}', source=f'{name}-{lang}')), flush=True)
+    for lang in split_langs(a.langs): print(lang, len(teach(mono_texts(corpus, lang), teacher, at/f'mono-{lang}', source=f'mono-{lang}')), flush=True)
 
 def head(a, dim):
     "A map of the teacher's vectors, fitted to the train part of the STS benchmark in the pair's languages"
@@ -111,9 +107,7 @@ def the_run(a):
 
 def train_all(a):
     run = the_run(a)
-    for stage in (align, pretrain, tune_pairs): print(stage(run), flush=True)
-    own = mined_tasks(load(run.folder/'pairs'), run.corpus, run.folder/'negatives', most=500, max_tokens=run.recipe.multitask.max_tokens)
-    print(tune_multitask(replace(run, extra=(*run.extra, *own))), flush=True)
+    for stage in (align, pretrain, tune_pairs, tune_multitask): print(stage(run), flush=True)
 
 def tests(a, split='test'):
     "Evaluation sets of the data folder in the pair's languages: all of them, or those named"
