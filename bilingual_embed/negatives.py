@@ -6,7 +6,7 @@
 __all__ = ['BELOW', 'own_negatives', 'mined_tasks']
 
 # %% ../nbs/13d_negatives.ipynb #fb39adba
-import math, os, warnings
+import json, math, os, warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -16,7 +16,7 @@ import numpy as np
 from .embed import TextsCut
 from .records import Pair, Task, Triplet, read_json, room_on, write_json
 from .search import top_k
-from .tasks import Corpus, Table, Writer, hash_of
+from .tasks import Corpus, Table, Writer, answered_by_passages, hash_of
 
 # %% ../nbs/13d_negatives.ipynb #48762ec9
 BELOW = .95 # NV-Retriever; in the small recipe the filter made no difference (experiments/later.ipynb)
@@ -55,24 +55,20 @@ def mined_tasks(
     log=print,              # called with a sentence a set
 )->list[Task]:              # of kind triplets, to hand to `start_run(..., extra=...)` or `replace(run, extra=...)`
     "Hard negatives of the model's own for every set of pairs whose answers are passages; killed at any time, the same call goes on"
-    folder,out,mean = Path(folder),[],lambda x: float(np.mean([len(s) for s in x]))
+    folder,out = Path(folder),[]
+    how = dict(model=str(model.revision), corpus=corpus.digest, n=n, below=below, most=most, max_tokens=max_tokens)
     def encode(texts):
         with warnings.catch_warnings(): warnings.simplefilter('ignore', TextsCut); return model.encode(texts, max_length=max_tokens)      # cut as training cuts them
     for t in corpus.tables:
-        name,lang = t.path.stem.split('~',1)[1].rsplit('.',1)
-        if t.kind != 'pair' or '-' in lang or len(t) < 50: continue
-        pairs = t.take(np.arange(min(len(t), most)))
-        if mean(p.target for p in pairs) < max(100, 3*mean(p.query for p in pairs)): continue
-        path = folder/f'triplet~{name}-own.{lang}.arrow'; note = path.with_suffix('.json')
-        how = dict(model=str(model.revision), corpus=corpus.digest, n=n, below=below, most=most, max_tokens=max_tokens)
+        if len(t) < 50 or not answered_by_passages(t): continue
+        path = folder/f'triplet~{t.source}-own.{t.lang}.arrow'; note = path.with_suffix('.json')
         if not (path.exists() and note.exists() and read_json(note, todo=f"delete {note.name}, its set is mined again") == how):
-            folder.mkdir(parents=True, exist_ok=True); note.unlink(missing_ok=True)
+            folder.mkdir(parents=True, exist_ok=True); note.unlink(missing_ok=True); pairs = t.take(np.arange(min(len(t), most)))
             with room_on(folder, 'the same call goes on with the set it was at'):
-                w,part,found = Writer(folder/'part'),0,0
+                w,found = Writer(folder/'part'),0
                 for x in own_negatives(encode, pairs, n, below): w.add(x, hash_of(x)); found += 1
-                w.close(); log(f"own hard negatives for {found:,} of {len(pairs):,} pairs of {name}, {lang}")
+                w.close(); log(f"own hard negatives for {found:,} of {len(pairs):,} pairs of {t.source}, {t.lang}")
                 if not found: continue
-                for p in (folder/'part').glob('*.arrow'): os.replace(p, path)
-                write_json(note, how)
-        rows = Table(path); rows.digest = f"{how['model']}-{n}-{below}-{len(rows)}"; out.append(Task(f'triplets/{name}-own/{lang}', 'triplets', rows, len(rows)**alpha))
+                os.replace(folder/'part'/path.name, path); write_json(note, how)
+        rows = Table(path); rows.digest = json.dumps(how); out.append(Task(f'triplets/{rows.source}/{rows.lang}', 'triplets', rows, len(rows)**alpha))
     return out
