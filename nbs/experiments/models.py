@@ -39,7 +39,7 @@ def write_table(path, rows, delimiter=','): # of dicts with the first row's keys
 def free_files(data, to):
     "Links to the training files whose licence allows any use, and their manifest"
     data,to = Path(data).resolve(),Path(to); to.mkdir(parents=True, exist_ok=True)
-    with open(data/'MANIFEST.tsv', encoding='utf-8', newline='') as f: rows = list(csv.DictReader(f, delimiter='\t'))
+    rows = list(read_rows(data/'MANIFEST.tsv'))
     for r in rows:
         if not r.get('licence'): raise SystemExit(f"{r.get('file')} has no licence in {data/'MANIFEST.tsv'}; say it there, or remove the row")
     rows = [r for r in rows if not r['file'].startswith('eval/') and not LIMITED.search(r['licence'])]
@@ -70,7 +70,7 @@ def mono_texts(corpus, lang, n_sentences=100_000, n_passages=10_000):
         passage = cut(' '.join(t.split()), 800)
         if len(passage) > 250: offer(long, passage)
     for t in corpus.tables:
-        if t.kind == 'pair' and t.path.stem.rsplit('.',1)[1] == lang:
+        if t.kind == 'pair' and t.lang == lang:
             for f in ('query','target'):
                 for s in t.column(f): offer(short, s) if len(s) <= 250 else offer(long, cut(' '.join(s.split()), 800))
     for found,thin in (short, long):
@@ -82,8 +82,8 @@ def teach_all(a):
     "The teacher's vectors of every text the student is taught, a folder a table"
     corpus,teacher,at = text(a),peers(['use3'])[0],taught_folders(a)
     for t in corpus.tables:
-        if not len(t) or t.kind != 'pair' or '-' not in t.path.stem.rsplit('.',1)[1]: continue
-        name = t.path.stem.split('~',1)[1]
+        if not len(t) or t.kind != 'pair' or '-' not in t.lang: continue
+        name = f'{t.source}.{t.lang}'
         pairs = (replace(p, query=cut(p.query, 400), target=cut(p.target, 400)) for i in range(0, len(t), 1000) for p in t.take(np.arange(i, min(i+1000, len(t)))))
         print(name, len(teach(translations(pairs), teacher, at/name, source=name)), flush=True)
     for lang in split_langs(a.langs): print(lang, len(teach(mono_texts(corpus, lang), teacher, at/f'mono-{lang}', source=f'mono-{lang}')), flush=True)
@@ -144,17 +144,14 @@ def ship(a, to=None):
     (to/'README.md').write_text(card(a, data, held, dict(gone), sum(t.numel() for t in load(to).model.parameters())), encoding='utf-8')
     for name,kept in (('models_scores.csv', 'scores.csv'), ('models_dev.csv', 'dev.csv')):                           # the figures' folder has both pairs
         at = repo_path('figures', name); rows = [dict(asdict(x), pair=a.langs) for x in read_scores(Path(a.out)/kept)]
-        if at.exists():
-            with at.open(encoding='utf-8', newline='') as f: rows = [x for x in csv.DictReader(f) if x['pair'] != a.langs] + rows
+        if at.exists(): rows = [x for x in read_rows(at) if x['pair'] != a.langs] + rows
         write_table(at, rows)
     print(f"{to}: {sum(p.stat().st_size for p in to.rglob('*') if p.is_file())/1e6:.1f} MB; {held} texts of the evaluation sets found in what it was trained on")
 
 def table(head, rows): return '\n'.join(['| '+' | '.join(head)+' |', '|'+'---|'*len(head), *('| '+' | '.join(map(str, r))+' |' for r in rows)])
 
 def one_sentence(pair): # what is left of one in a long text
-    at = repo_path('figures','long.csv'); rows = []
-    if at.exists():
-        with at.open(encoding='utf-8', newline='') as f: rows = [r for r in csv.DictReader(f) if r['model'] == pair and r['way'] == 'model']
+    at = repo_path('figures','long.csv'); rows = [r for r in read_rows(at) if r['model'] == pair and r['way'] == 'model'] if at.exists() else []
     if not rows: return "What is left of a single sentence in it was not measured."
     got = lambda kind, n: round(100*float(np.mean([float(r['right']) for r in rows if r['kind'] == kind and int(r['tokens']) == n])))
     return (f"Of two texts that differ in one sentence, it picks the right one by a name in that sentence {got('fact', 64)} times in 100 where the sentence stands nearly alone and {got('fact', 8192)} times in 8192 tokens; "
