@@ -12,6 +12,9 @@ from transformers.utils import logging
 import bilingual_embed
 from bilingual_embed import model as room
 from bilingual_embed.model import JinaBertForMaskedLM, JinaBertModel, WeightsError, embed, load_model
+from bilingual_embed.recipes import recipe
+from bilingual_embed.stages import start_run, tune_pairs, untrained
+from bilingual_embed.tasks import load_corpus
 from bilingual_embed.tokenizer import TokenizerError, load_tokenizer, train_tokenizer
 from conftest import STORY
 from published import BIG, SIZES, config, folder, names, reference, weights
@@ -109,6 +112,18 @@ def test_every_route_gives_the_same_vectors(layout, made, tmp_path, bpe, wordpie
     for m in (JinaBertModel.from_pretrained(at, dtype=torch.float32), AutoModel.from_pretrained(out)):
         with torch.no_grad(): close(embed(m.eval(), t['input_ids'], t['attention_mask'], normalize=False), want)
     assert AutoTokenizer.from_pretrained(out)(TEXTS)['input_ids'] == tok(TEXTS)['input_ids'] == load_tokenizer(at)(TEXTS)['input_ids']
+
+@pytest.fixture(scope='module')
+def corpus(tmp_path_factory): return load_corpus(recipe('sample', 'en-de'), cache=tmp_path_factory.mktemp('text'), log=lambda s: None)
+
+@pytest.mark.parametrize('layout', LAYOUTS)
+def test_trained_further(layout, made, corpus, tmp_path, capsys):
+    "A run begins with a published model's vectors, keeps its vocabulary, and its own folder has them before the first step"
+    at,_ = made[layout]; few = dict(batch_size=4, max_tokens=32, warmup=1)
+    run = start_run(recipe('sample', 'en-de', align__steps=0, pretrain__steps=0, multitask__steps=0, pairs__steps=2, **{f'pairs__{k}': v for k,v in few.items()}), corpus, tmp_path/'run', start=at)
+    old,new = bilingual_embed.load(at),bilingual_embed.load(untrained(run)); assert_close(old.encode(TEXTS), new.encode(TEXTS), atol=1e-6, rtol=0)
+    assert run.tokenizer.get_vocab() == old.tokenizer.get_vocab()
+    after = bilingual_embed.load(tune_pairs(run)); assert np.isfinite(x := after.encode(TEXTS)).all() and abs(x-old.encode(TEXTS)).max() > 1e-5
 
 def test_dtype_and_padding_of_from_pretrained(made):
     at,_ = made['es']; m = JinaBertModel.from_pretrained(at)
