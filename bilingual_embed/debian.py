@@ -59,13 +59,13 @@ def load_manifest(
     return out
 
 # %% ../nbs/03a_debian.ipynb #bb920fa0
-READERS:dict[str,tuple[Callable,str]] = dict(  # name -> function, pattern of the files it needs
+READERS:dict[str,tuple[Callable,str]] = dict(  # name -> function, pattern of the files it needs; {langs}: those of the row's pairs but English
     ding=(read_ding, r'usr/share/trans/'),
     libreoffice=(read_libreoffice, r'usr/share/libreoffice/help/[^/]+/text/.*\.html$'),
-    gnome=(read_gnome, r'usr/share/help/(C|de|es)/.*\.(page|docbook|xml)$'),
-    kde=(read_kde, r'usr/share/doc/HTML/(en|de|es)/.*index\.cache\.bz2$'),
+    gnome=(read_gnome, r'usr/share/help/(C|{langs})/.*\.(page|docbook|xml)$'),
+    kde=(read_kde, r'usr/share/doc/HTML/(en|{langs})/.*index\.cache\.bz2$'),
     html=(read_html, r'usr/share/.*\.html$'),
-    catalogues=(read_catalogues, r'usr/.*/(de|es)/LC_MESSAGES/.*\.mo$'),
+    catalogues=(read_catalogues, r'usr/.*/({langs})/LC_MESSAGES/.*\.mo$'),
     wordnet=(read_wordnet, r'usr/share/wordnet/data\.'),
     openthesaurus=(read_openthesaurus, r'usr/share/openthesaurus-de/'),
     mythes=(read_mythes, r'usr/share/mythes/th_(de_DE|es_ES|en_US)_v2\.dat$'),
@@ -265,11 +265,11 @@ class DebianSource:
     def _unpack(self, p, deb, row):
         into = self.cache/'files'/p.package
         mark = self.cache/'files'/f'{p.package}.sha256'
-        what = row['sha256']+' '+p.reads
+        langs = '|'.join(sorted({l for pair in p.pairs.split() for l in pair.split('-')} - {'en'})); what = f"{row['sha256']} {p.reads} {langs}"
         if not (into.is_dir() and mark.is_file() and mark.read_text() == what):
             into.parent.mkdir(parents=True, exist_ok=True)
             mark.unlink(missing_ok=True)
-            unpack_deb(deb, into, '|'.join(f'(?:{READERS[r.partition(":")[0]][1]})' for r in p.reads.split()))
+            unpack_deb(deb, into, '|'.join(f'(?:{READERS[r.partition(":")[0]][1]})' for r in p.reads.split()).replace('{langs}', langs))
             mark.write_text(what)
         return into
     # --- reading

@@ -7,9 +7,10 @@ __all__ = ['pick_source', 'Table', 'answered_by_passages', 'Writer', 'hash_of', 
            'corpus_folder', 'load_corpus', 'open_corpus']
 
 # %% ../nbs/03d_tasks.ipynb #df62f8f5
-import heapq, json, os, shutil, time
+import fcntl, heapq, json, os, shutil, time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from importlib import import_module
 from pathlib import Path
@@ -359,7 +360,17 @@ def load_corpus(
         return open_corpus(folder)
     log(why)
     if (folder/'corpus.json').exists(): log(f"clean text is at hand in {folder.name}"); return open_corpus(folder)
-    with room_on(folder.parent): return _make_corpus(r, source, why, evals, folder, log, t0)
+    with room_on(folder.parent), _alone(folder, log):
+        if (folder/'corpus.json').exists(): return open_corpus(folder)                  # another process has made it meanwhile
+        return _make_corpus(r, source, why, evals, folder, log, t0)
+
+@contextmanager
+def _alone(folder, log): # two runs begun side by side want the same text: one makes it, the other waits
+    folder.parent.mkdir(parents=True, exist_ok=True); lock = folder.with_name(folder.name+'.lock')
+    with lock.open('w') as f:
+        try: fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError: log("another process is making this text; waiting for it"); fcntl.flock(f, fcntl.LOCK_EX)
+        yield
 
 def _make_corpus(r, source, why, evals, folder, log, t0):
     part = folder.with_name(folder.name+'.part'); shutil.rmtree(part, ignore_errors=True); (part/'tables').mkdir(parents=True)

@@ -121,3 +121,11 @@ def test_launch_configs_are_understood(config):
     "What ships is read by accelerate itself, without an unknown key"
     from accelerate.commands.config.config_args import load_config_from_file
     c = load_config_from_file(str(config)); assert c.num_processes % c.num_machines == 0 and c.distributed_type.value == ('FSDP' if config.stem == 'fsdp' else 'MULTI_GPU')
+
+def test_two_runs_of_one_text(tmp_path):
+    "Begun side by side, one makes it and the other waits"
+    code = "import sys; from bilingual_embed.recipes import recipe; from bilingual_embed.tasks import load_corpus; print(load_corpus(recipe('sample', 'en-de'), cache=sys.argv[1]).digest)"
+    both = [subprocess.Popen([sys.executable, '-c', code, str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENV) for _ in range(2)]
+    (a,ea),(b,eb) = [p.communicate(timeout=300) for p in both]
+    assert [p.returncode for p in both] == [0, 0], (ea, eb)
+    assert a.splitlines()[-1] == b.splitlines()[-1] and (a+b).count('read and cleaned') == 1, (a, b)

@@ -72,9 +72,9 @@ def base(corpus, tok, langs, seed, out, stages=('align','pretrain','pairs')): # 
 def sets(data, langs, names): # test sets of a data folder in a pair's languages
     return local_tasks([Path(data)/'eval', Path(data)/'sts'], split_langs(langs), names=list(names))
 
-def judged(folder, tasks, out, kept='judged'): # Items of a model folder by task, kept in that folder of `out`
+def judged(folder, tasks, out, into='judged'): # Items of a model folder by task, kept in that folder of `out`
     name = '-'.join(Path(folder).relative_to(out).parts)
-    return {i.task: i for i in evaluate_items(load(folder), tasks, name, Path(out)/kept)}
+    return {i.task: i for i in evaluate_items(load(folder), tasks, name, Path(out)/into)}
 
 def runs_table(items, **more): # items: arm -> one dict of Items a seed
     return [dict(arm=arm, seed=k, task=t, n=i.n, score=round(100*i.score(), 2), **more) for arm,seeds in items.items() for k,one in enumerate(seeds) for t,i in one.items()]
@@ -119,8 +119,6 @@ MORE = 'de es fr it pt nl pl ru ja'.split()  # with English ten languages, all t
 def catalogues(lang, cache, most=2_000_000): # DebianSource for English and one of MORE
     "Message catalogues and GNOME's help, which stand in the same packages in all these languages: the manifest's rows under `most` bytes, read in another language"
     from bilingual_embed import debian
-    one = '|'.join(MORE)
-    for name,at in (('catalogues', rf'usr/.*/({one})/LC_MESSAGES/.*\.mo$'), ('gnome', rf'usr/share/help/(C|{one})/.*\.(page|docbook|xml)$')): debian.READERS[name] = (debian.READERS[name][0], at)
     cache = Path(cache); cache.mkdir(parents=True, exist_ok=True); manifest = cache/'manifest.tsv'
     rows = [asdict(p) for p in debian.load_manifest() if ('catalogues:gettext' in p.reads or 'gnome:' in p.reads) and p.bytes < most and not p.package.startswith('apt-lists')]
     with manifest.open('w', encoding='utf-8', newline='') as f:
