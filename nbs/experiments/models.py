@@ -154,7 +154,8 @@ def ship(a, to=None):
     licence = lambda source: known['sample' if source.startswith('sample-') else source if source in known else source.removesuffix('-bm25')]       # mined triplets are of the pairs they were mined from
     data = [dict(kind=r['kind'], source=r['source'].removeprefix('local-'), lang=r['lang'], rows=r['rows'], chars=r['chars'], licence=licence(r['source'])) for r in corpus.describe() if r['rows']]
     write_table(to/'data.csv', data)
-    (to/'recipe.txt').write_text((run/'recipe.txt').read_text(encoding='utf-8').replace(str(Path(a.out)), 'OUT'), encoding='utf-8'); gone = Counter()
+    runs = dict.fromkeys((Path(a.out)/f'model-{a.langs}', run)); gone = Counter()
+    (to/'recipe.txt').write_text('\n\n'.join(f"{'' if n == 0 else 'Then, from the model that this gave:'}\n\n{(p/'recipe.txt').read_text(encoding='utf-8').replace(str(Path(a.out)), 'OUT')}".strip() for n,p in enumerate(runs)) + '\n', encoding='utf-8')
     for r in corpus.report: gone.update({k: v for k,v in r.items() if isinstance(v, int) and k not in ('in','left','repaired')})
     (to/'README.md').write_text(card(a, data, held, dict(gone), sum(t.numel() for t in load(to).model.parameters())), encoding='utf-8')
     for name,kept in (('models_scores.csv', 'scores.csv'), ('models_dev.csv', 'dev.csv')):                           # the figures' folder has both pairs
