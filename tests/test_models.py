@@ -1,13 +1,16 @@
 """The models that come with the library: they load by name, offline, wherever the library is installed, and say where they come from."""
 import csv, os, re, subprocess, sys
 from pathlib import Path
+from types import SimpleNamespace
 import numpy as np
 import pytest
+import torch
 from safetensors import safe_open
 from bilingual_embed import load
 from bilingual_embed.corpus import SampleSource
 from bilingual_embed.embed import FolderError, shipped
 from bilingual_embed.records import repo_path
+from bilingual_embed.st import save_st
 
 ROOT,PAIRS = repo_path(),('en-de','en-es')
 
@@ -73,7 +76,8 @@ def test_only_free_licences_are_taken(tmp_path):
 
 @pytest.mark.parametrize('pair', PAIRS)
 def test_the_card_says_what_is_left_of_a_sentence_in_a_long_text(pair):
-    said = _script().one_sentence(pair); assert said in (shipped()[pair]/'README.md').read_text(encoding='utf-8') and re.search(r'\d+ times in 8192 tokens', said)
+    card = (shipped()[pair]/'README.md').read_text(encoding='utf-8'); assert re.search(r'-\d\.\d points, beyond chance', said := _script().free_cost()) and said in card
+    said = _script().one_sentence(pair); assert said in card and re.search(r'\d+ times in 8192 tokens', said)
     assert _script().one_sentence('en-fr') == "What is left of a single sentence in it was not measured."
 
 def test_texts_in_one_language_are_the_same_each_time():
@@ -81,6 +85,16 @@ def test_texts_in_one_language_are_the_same_each_time():
     class Corpus: # what mono_texts asks of one
         tables = []
         def texts(self, lang, chars): return iter([' '.join(f'Satz {i} hat so viele Worte, dass er lang genug ist.' for i in range(k, k+9)) for k in range(0, 900, 9)])
-    a,b = (list(m.mono_texts(Corpus(), 'de', n, p)) for n,p in ((200,20), (200,20))); assert a == b and len(a) == 220 and {l for _,l in a} == {'de'}
-    assert sum(len(t) > 250 for t,_ in a) == 20 and all(len(t) <= 800 for t,_ in a) and len({t for t,_ in a}) == 220
+    a,b = (m.mono_texts(Corpus(), 'de', 200, 20) for _ in range(2)); short,long = a; assert a == b and (len(short), len(long)) == (200, 20) and {l for _,l in short+long} == {'de'}
+    assert all(250 < len(t) <= 800 for t,_ in long) and len({t for t,_ in short+long}) == 220
+    text = ' '.join(f'Wort{i}' for i in range(400)); parts = list(m.passages(text)); assert text.startswith(' '.join(parts)) and len(parts) > 3 and all(250 < len(p) <= 800 for p in parts)      # one after another, nothing between lost
+
+def test_the_average_lies_between(tmp_path):
+    m = _script(); a = SimpleNamespace(out=str(tmp_path), langs='en-de'); first,further,to = m.places(a)
+    torch.manual_seed(0); m.train_all = lambda a, further: None; one = load('en-de', device='cpu')
+    for at in (first, further):
+        with torch.no_grad(): [p.add_(torch.randn_like(p)*.01) for p in one.model.parameters()]
+        save_st(at, one.model, one.tokenizer)
+    assert m.finished(a) == further; m.train_further(a); assert m.finished(a) == to
+    x,y,z = (load(p, device='cpu').model.state_dict() for p in (first, further, to)); assert all(torch.allclose(z[k], (1-m.SHARE)*x[k]+m.SHARE*y[k], atol=1e-6) for k in x)
     assert m.cut('ein langes Wort', 12) == 'ein langes' and m.cut('kurz', 12) == 'kurz'

@@ -20,6 +20,7 @@ from bilingual_embed.evaluate import evaluate, local_tasks, read_scores, write_s
 from bilingual_embed.readers import read_rows
 from bilingual_embed.recipes import recipe
 from bilingual_embed.records import LANGUAGES, repo_path, split_langs, Task
+from bilingual_embed.st import save_st
 from bilingual_embed.stages import align, pretrain, start_run, tune_multitask, tune_pairs
 from bilingual_embed.tasks import load_corpus, Thin
 
@@ -37,6 +38,8 @@ FURTHER = CHANGES | dict(                                  # the finished model 
     pairs__steps=5000, pairs__batch_size=64, pairs__max_tokens=224, pairs__lr=7e-4, pairs__warmup=100, pairs__checkpoint=200, pairs__weights=(('taught',9.),('pairs',.3),('scored',1.)),
     multitask__steps=1000, multitask__batch_size=128, multitask__max_tokens=224, multitask__lr=5e-4, multitask__warmup=40, multitask__negatives=1, multitask__checkpoint=100,
     multitask__weights=(('taught',4.),('pairs',1.),('triplets',.2),('scored',2.)))
+
+SHARE = .7                                                 # of the weights trained further in the average with those before: best of .5, .7, .75 and 1 on dev, LOG.md
 
 def write_table(path, rows, delimiter=','): # of dicts with the first row's keys
     with Path(path).open('w', encoding='utf-8', newline='') as f: w = csv.DictWriter(f, rows[0].keys(), lineterminator='\n', delimiter=delimiter, extrasaction='ignore'); w.writeheader(); w.writerows(rows)
@@ -119,10 +122,16 @@ def train_all(a, further=False):
     run = the_run(a, further)
     for stage in (align, pretrain, tune_pairs, tune_multitask): print(stage(run), flush=True)
 
-def train_further(a): train_all(a, True)
+def places(a): return [Path(a.out)/f'{n}-{a.langs}' for n in ('model','further','averaged')]       # run folders of both trainings, folder of the average
+
+def train_further(a):
+    "Train on, then average the weights before and after (Wortsman et al. 2022): what the teacher's many texts wash out comes back"
+    train_all(a, True); first,further,to = places(a); before,after = load(first, device='cpu'),load(further, device='cpu').model; old = before.model.state_dict()
+    with torch.no_grad(): after.load_state_dict({k: torch.lerp(old[k], v, SHARE) for k,v in after.state_dict().items()})
+    save_st(to, after, before.tokenizer, max_length=before.max_length); print(to, flush=True)
 
 def finished(a): # folder of the model to judge and ship
-    return next(p for p in (Path(a.out)/f'{n}-{a.langs}' for n in ('further','model')) if (p/'config.json').exists())
+    return next(p for p in reversed(places(a)) if (p/'config.json').exists())
 
 def tests(a, split='test'):
     "Evaluation sets of the data folder in the pair's languages: all of them, or those named"
@@ -131,9 +140,9 @@ def tests(a, split='test'):
 
 def judge(a):
     "Scores of the model, its stages on dev, and the baselines, into scores.csv of the out folder"
-    first,run,out = Path(a.out)/f'model-{a.langs}',finished(a),Path(a.out)/'judged'
-    for at,stage in [(first, s) for s in ('untrained','align','pretrain','pairs','multitask')] + [(run, s) for s in ('pairs','multitask') if run != first]:      # dev: what choices are made by
-        if (at/stage/'config.json').exists(): write_scores(Path(a.out)/'dev.csv', evaluate(load(at/stage), tests(a, 'dev'), f"{a.langs}/{'further-'*(at != first)}{stage}", a.seed))
+    (first,further,averaged),run,out = places(a),finished(a),Path(a.out)/'judged'
+    for name,at in [*((s, first/s) for s in ('untrained','align','pretrain','pairs','multitask')), *((f'further-{s}', further/s) for s in ('pairs','multitask')), ('averaged', averaged)]:      # dev: what choices are made by
+        if (at/'config.json').exists(): write_scores(Path(a.out)/'dev.csv', evaluate(load(at), tests(a, 'dev'), f'{a.langs}/{name}', a.seed))
     sets = tests(a); texts = [t for task in sets for t,_ in task.source.texts()]
     retrieval = [t for t in sets if t.metadata.type == 'Retrieval']
     model = load(run); dev = local_tasks([text(a).held_out], split_langs(a.langs), kinds=('Retrieval',))      # titles and their sections, kept apart from the training text
@@ -154,8 +163,8 @@ def ship(a, to=None):
     licence = lambda source: known['sample' if source.startswith('sample-') else source if source in known else source.removesuffix('-bm25')]       # mined triplets are of the pairs they were mined from
     data = [dict(kind=r['kind'], source=r['source'].removeprefix('local-'), lang=r['lang'], rows=r['rows'], chars=r['chars'], licence=licence(r['source'])) for r in corpus.describe() if r['rows']]
     write_table(to/'data.csv', data)
-    runs = dict.fromkeys((Path(a.out)/f'model-{a.langs}', run)); gone = Counter()
-    (to/'recipe.txt').write_text('\n\n'.join(f"{'' if n == 0 else 'Then, from the model that this gave:'}\n\n{(p/'recipe.txt').read_text(encoding='utf-8').replace(str(Path(a.out)), 'OUT')}".strip() for n,p in enumerate(runs)) + '\n', encoding='utf-8')
+    runs = [p for p in places(a) if (p/'recipe.txt').exists()]; gone = Counter()
+    (to/'recipe.txt').write_text('\n\n'.join(f"{f'Then, from the model that this gave, and {SHARE} of what came out averaged with {1-SHARE:.1f} of what went in:' if n else ''}\n\n{(p/'recipe.txt').read_text(encoding='utf-8').replace(str(Path(a.out)), 'OUT')}".strip() for n,p in enumerate(runs)) + '\n', encoding='utf-8')
     for r in corpus.report: gone.update({k: v for k,v in r.items() if isinstance(v, int) and k not in ('in','left','repaired')})
     (to/'README.md').write_text(card(a, data, held, dict(gone), sum(t.numel() for t in load(to).model.parameters())), encoding='utf-8')
     for name,kept in (('models_scores.csv', 'scores.csv'), ('models_dev.csv', 'dev.csv')):                           # the figures' folder has both pairs
