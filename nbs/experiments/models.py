@@ -164,7 +164,8 @@ def ship(a, to=None):
     data = [dict(kind=r['kind'], source=r['source'].removeprefix('local-'), lang=r['lang'], rows=r['rows'], chars=r['chars'], licence=licence(r['source'])) for r in corpus.describe() if r['rows']]
     write_table(to/'data.csv', data)
     runs = [p for p in places(a) if (p/'recipe.txt').exists()]; gone = Counter()
-    (to/'recipe.txt').write_text('\n\n'.join(f"{f'Then, from the model that this gave, and {SHARE} of what came out averaged with {1-SHARE:.1f} of what went in:' if n else ''}\n\n{(p/'recipe.txt').read_text(encoding='utf-8').replace(str(Path(a.out)), 'OUT')}".strip() for n,p in enumerate(runs)) + '\n', encoding='utf-8')
+    told = [re.sub(r'(text\.source = )\S*/free', r'\1OUT/free', (p/'recipe.txt').read_text(encoding='utf-8')).strip() for p in runs]            # no machine's paths
+    (to/'recipe.txt').write_text(f"\n\nThen, from the model that this gave, and {SHARE} of what came out averaged with {1-SHARE:.1f} of what went in:\n\n".join(told) + '\n', encoding='utf-8')
     for r in corpus.report: gone.update({k: v for k,v in r.items() if isinstance(v, int) and k not in ('in','left','repaired')})
     (to/'README.md').write_text(card(a, data, held, dict(gone), sum(t.numel() for t in load(to).model.parameters())), encoding='utf-8')
     for name,kept in (('models_scores.csv', 'scores.csv'), ('models_dev.csv', 'dev.csv')):                           # the figures' folder has both pairs
