@@ -11,12 +11,14 @@ import hashlib, json, os, shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import timedelta
+from functools import cached_property
 from pathlib import Path
 
 import torch
 import transformers
 
 from .batches import Packed, pack
+from .corpus import checksum
 from .model import JinaBertConfig, JinaBertForMaskedLM, JinaBertModel, load_model
 from .recipes import Recipe, STAGES, fingerprint, recipe_from_json, recipe_json, recipe_rows
 from .records import Task, commit, read_json, repo_path, room_on, write_json
@@ -35,7 +37,10 @@ class Run:
     tokenizer:object = None
     extra:tuple[Task,...] = () # tasks beside the corpus's own, such as `taught` ones; a stage takes those of the kinds its weights name
     start:Path|None = None     # folder of a finished model that the run begins with, in place of fresh weights and a vocabulary of its own
-    begun:str = ''             # digest of that model's weights and vocabulary
+    @cached_property
+    def begun(self)->str: # 12 hex digits
+        "Of the weights and vocabulary that the run takes over"
+        return hashlib.sha256(''.join(checksum(p) for p in sorted([*self.start.glob('model*.safetensors'), self.start/'tokenizer.json', self.start/'config.json'])).encode()).hexdigest()[:12]
     def mark(self, stage:str)->str: # decides whether a stage is done already
         "Fingerprint of recipe and text, up to a stage"
         kinds = {k for s in STAGES[:STAGES.index(stage)+1] if getattr(self.recipe, s).steps for k,_ in getattr(self.recipe, s).weights} if stage in STAGES else ()
@@ -71,14 +76,14 @@ def start_run(
     start:str|Path='', # folder of a finished model to train further, ours or a published one: its weights and vocabulary instead of new ones
 )->Run:
     "Open a run folder, or make one, with its tokenizer"
-    start = Path(start) if start else None; begun = _digest(start) if start else ''
+    start = Path(start) if start else None
     if start: r = shaped_as(r, start)
     folder = Path(out) if out else repo_path('runs', f"{r.scale}-{'-'.join(r.langs)}-{r.seed}")
     folder.mkdir(parents=True, exist_ok=True); old = folder/'recipe.json'
     if main_process() and old.exists() and (was := recipe_from_json(old.read_text(encoding='utf-8'))) != r:
         differ = [f"{a['part']}.{a['field']} was {b['value']}, is {a['value']}" for a,b in zip(recipe_rows(r), recipe_rows(was)) if a['value'] != b['value']]
         print(f"{folder.name}: the recipe has changed ({'; '.join(differ[:4])}); stages it does not touch are kept")
-    run = Run(folder, r, corpus, extra=tuple(extra), start=start, begun=begun)
+    run = Run(folder, r, corpus, extra=tuple(extra), start=start)
     if main_process():
         with room_on(folder):
             old.write_text(recipe_json(r), encoding='utf-8'); (folder/'recipe.txt').write_text('\n'.join(f"{x['part']}.{x['field']} = {x['value']}    ({x['why']})" for x in recipe_rows(r)), encoding='utf-8')
@@ -89,12 +94,6 @@ def start_run(
                 t = load_tokenizer(start) if start else train_tokenizer(((x, lang) for lang in r.langs for kind in ('pair','document') for x in corpus.texts(lang, half, (kind,))), r.tokenizer.vocab_size, r.langs, chars=r.tokenizer.chars, max_length=r.model.max_position_embeddings)
                 tok.mkdir(exist_ok=True); t.save_pretrained(tok); mark.write_text(run.mark('tokenizer'))
     wait(); run.tokenizer = load_tokenizer(folder/'tokenizer'); return run
-
-def _digest(start): # of what a run takes over
-    h = hashlib.sha256()
-    for p in sorted([*start.glob('model*.safetensors'), start/'tokenizer.json', start/'config.json']):
-        with p.open('rb') as f: h.update(hashlib.file_digest(f, 'sha256').digest())
-    return h.hexdigest()[:12]
 
 def shaped_as(
     r:Recipe,

@@ -88,6 +88,7 @@ def test_texts_in_one_language_are_the_same_each_time():
     a,b = (m.mono_texts(Corpus(), 'de', 200, 20) for _ in range(2)); short,long = a; assert a == b and (len(short), len(long)) == (200, 20) and {l for _,l in short+long} == {'de'}
     assert all(250 < len(t) <= 800 for t,_ in long) and len({t for t,_ in short+long}) == 220
     text = ' '.join(f'Wort{i}' for i in range(400)); parts = list(m.passages(text)); assert text.startswith(' '.join(parts)) and len(parts) > 3 and all(250 < len(p) <= 800 for p in parts)      # one after another, nothing between lost
+    assert m.cut('ein langes Wort', 12) == 'ein langes' and m.cut('kurz', 12) == 'kurz'
 
 def test_the_average_lies_between(tmp_path):
     m = _script(); a = SimpleNamespace(out=str(tmp_path), langs='en-de'); first,further,to = m.places(a)
@@ -97,4 +98,3 @@ def test_the_average_lies_between(tmp_path):
         save_st(at, one.model, one.tokenizer)
     assert m.finished(a) == further; m.train_further(a); assert m.finished(a) == to
     x,y,z = (load(p, device='cpu').model.state_dict() for p in (first, further, to)); assert all(torch.allclose(z[k], (1-m.SHARE)*x[k]+m.SHARE*y[k], atol=1e-6) for k in x)
-    assert m.cut('ein langes Wort', 12) == 'ein langes' and m.cut('kurz', 12) == 'kurz'
