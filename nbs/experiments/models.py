@@ -39,7 +39,7 @@ FURTHER = CHANGES | dict(                                  # the finished model 
     multitask__steps=1000, multitask__batch_size=128, multitask__max_tokens=224, multitask__lr=5e-4, multitask__warmup=40, multitask__negatives=1, multitask__checkpoint=100,
     multitask__weights=(('taught',4.),('pairs',1.),('triplets',.2),('scored',2.)))
 AGAIN = FURTHER | dict(                                    # and on, with two teachers side by side
-    pairs__steps=0, multitask__steps=4000, multitask__batch_size=64, multitask__lr=7e-4, multitask__warmup=100, multitask__checkpoint=200,
+    pairs__steps=0, multitask__steps=3000, multitask__batch_size=64, multitask__lr=7e-4, multitask__warmup=100, multitask__checkpoint=200,
     multitask__weights=(('taught',7.5),('scored',.5),('pairs',.6),('triplets',.1)))
 
 SHARES = dict(further=.7, again=.7)                        # of the weights trained further in the average with those before: best on dev of .5, .7, .75 and 1, and of .5, .7 and 1, LOG.md
