@@ -115,13 +115,16 @@ def _standard(s): # (Q,N) -> each row with mean 0 and standard deviation 1; a ro
 class Fused:
     "A model and BM25 in one ranker"
     def __init__(self,
-        encoder,         # name, revision, encode(texts) -> (N,D) unit rows; or a ranker, `MaxP`
-        weight:float=.5, # of the model, 1 - weight of BM25; choose it on questions of your own
-        words=None,      # a ranker; None: BM25()
+        encoder,                # name, revision, encode(texts) -> (N,D) unit rows; or a ranker, `MaxP`
+        weight:float=.5,        # of the model, 1 - weight of BM25; choose it on questions of your own
+        words=None,             # a ranker; None: BM25()
+        across:float|None=None, # the same where queries and documents are in two languages, which have fewer words in common; None: weight
     ):
-        if not 0 <= weight <= 1: raise ValueError(f"weight is the model's share, from 0 to 1, got {weight}")
-        self.encoder,self.weight,self.words = encoder,weight,words or BM25()
-        self.name,self.revision = f'{encoder.name}+{self.words.name}',f'{encoder.revision}-{self.words.revision}-w{weight:g}'
+        across = weight if across is None else across
+        for k,w in dict(weight=weight, across=across).items():
+            if not 0 <= w <= 1: raise ValueError(f"{k} is the model's share, from 0 to 1, got {w}")
+        self.encoder,self.weight,self.across,self.words = encoder,weight,across,words or BM25()
+        self.name,self.revision = f'{encoder.name}+{self.words.name}',f'{encoder.revision}-{self.words.revision}-w{weight:g}-a{across:g}'
     def rank(self,
         queries:Sequence[str],
         documents:Sequence[str],
@@ -130,7 +133,8 @@ class Fused:
         "Scores of all documents for all queries"
         if hasattr(self.encoder, 'rank'): by_model = self.encoder.rank(queries, documents, langs)
         else: q,d = (np.asarray(self.encoder.encode(list(t)), np.float32) for t in (queries, documents)); by_model = q @ d.T
-        return (self.weight*_standard(by_model) + (1-self.weight)*_standard(self.words.rank(queries, documents, langs))).astype(np.float32)
+        w = self.weight if langs[0] == langs[1] else self.across
+        return (w*_standard(by_model) + (1-w)*_standard(self.words.rank(queries, documents, langs))).astype(np.float32)
 
 # %% ../nbs/14a_baselines.ipynb #66e452dd
 class Peer:

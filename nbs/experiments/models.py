@@ -218,9 +218,11 @@ def judge(a):
     sets = tests(a); texts = [t for task in sets for t,_ in task.source.texts()]
     retrieval = [t for t in sets if t.metadata.type == 'Retrieval']
     model,untrained = load(run),load(first/'untrained'); fast = Once(model); dev = local_tasks([text(a).held_out], split_langs(a.langs), kinds=('Retrieval',))      # titles and their sections, questions and their passages, kept apart from the training text
-    def best(what, make): # the weight with the best mean over dev
-        by = {w: float(np.mean([x.value for x in evaluate(make(w), dev, f'{a.langs}+{what}-{w:.1f}')])) for w in np.arange(1, 10)/10}; w = max(by, key=by.get); print(f"weight of {what}, dev:", {f'{k:.1f}': round(100*v, 1) for k,v in by.items()}, flush=True); return make(w)
-    by_part = best('the whole beside its best sentence', lambda w: MaxP(fast, w)); rankers = {'ours+maxp': by_part, 'ours+bm25': best('the model beside BM25', lambda w: Fused(fast, w)), 'ours+maxp+bm25': best('the model by sentence beside BM25', lambda w: Fused(by_part, w))}
+    def best(what, make, group): # the weight with the best mean over the dev sets of a group: within a language, or across
+        by = {w: float(np.mean([x.value for x in evaluate(make(w), dev, f'{a.langs}+{what}-{w:.1f}') if group('-' in x.lang)])) for w in np.arange(1, 10)/10}; w = max(by, key=by.get); print(f"weight of {what}, dev:", {f'{k:.1f}': round(100*v, 1) for k,v in by.items()}, flush=True); return w
+    by_part = MaxP(fast, best('the whole beside its best sentence', lambda w: MaxP(fast, w), lambda across: True))
+    def beside_words(what, m): w,across = (best(f'{what} beside BM25, {name}', lambda w: Fused(m, w), lambda across: across == (name == 'across')) for name in ('within a language','across')); return Fused(m, w, across=across)
+    rankers = {'ours+maxp': by_part, 'ours+bm25': beside_words('the model', fast), 'ours+maxp+bm25': beside_words('the model by sentence', by_part)}
     for name,encoder,tasks in ((a.langs, model, sets), *((k, r, retrieval) for k,r in rankers.items()), ('untrained', untrained, sets), ('tfidf', TfidfEncoder(texts), sets), ('bm25', BM25(), retrieval), ('use3', peers(['use3'])[0], sets)):
         scores = evaluate(encoder, tasks, name, a.seed, out); write_scores(Path(a.out)/'scores.csv', scores)
         print(name, *(f'{x.task} {100*x.value:.1f}' for x in scores if x.task.split('/')[0] in ('stsb','xquad','tatoeba')), flush=True)
