@@ -248,7 +248,7 @@ def ship(a, to=None):
     for name,kept in (('models_scores.csv', 'scores.csv'), ('models_dev.csv', 'dev.csv')):                           # the figures' folder has both pairs
         at = repo_path('figures', name); rows = [dict(asdict(x), pair=a.langs) for x in read_scores(Path(a.out)/kept)]
         if at.exists(): rows = [x for x in read_rows(at) if x['pair'] != a.langs] + rows
-        write_table(at, rows)
+        write_table(at, sorted(rows, key=lambda x: x['pair']))
     print(f"{to}: {sum(p.stat().st_size for p in to.rglob('*') if p.is_file())/1e6:.1f} MB; {held} texts of the evaluation sets found in what it was trained on")
 
 def table(head, rows): return '\n'.join(['| '+' | '.join(head)+' |', '|'+'---|'*len(head), *('| '+' | '.join(map(str, r))+' |' for r in rows)])
