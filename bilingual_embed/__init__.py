@@ -9,11 +9,14 @@ Importing it makes JinaBERT known to transformers and sentence-transformers, so 
 __version__ = "0.1.0"
 __all__ = ['load', 'Embedder', 'convert']
 
-import warnings; warnings.filterwarnings('ignore', message='IProgress not found')   # tqdm's, in every notebook without ipywidgets
+import warnings
+warnings.filterwarnings('ignore', message='IProgress not found')   # tqdm's, in every notebook without ipywidgets
 from . import model                                     # registers the architecture
 
 def __getattr__(name): # the other rooms are imported when they are used
-    if name == 'convert': from .st import convert; return convert
+    if name == 'convert':
+        from .st import convert
+        return convert
     if name in __all__:
         from . import embed
         return getattr(embed, name)

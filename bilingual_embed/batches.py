@@ -34,8 +34,10 @@ class Packed(Sequence):
         self.path,self.max_tokens = Path(path),max_tokens
         n = read_json(self.path.with_suffix('.json'), todo='delete it and run again').get('tokens')
         have = self.path.stat().st_size/4 if self.path.is_file() else math.nan
-        if type(n) is not int or have != n: raise ValueError(f"{self.path} holds {have:g} tokens and should hold {n!r:.40}: it was cut short; delete it and run again")
-        self.stream,self.tokens = np.memmap(self.path, np.uint32, 'r') if n else np.empty(0, np.uint32),n       # an empty file cannot be mapped
+        if type(n) is not int or have != n:
+            raise ValueError(f"{self.path} holds {have:g} tokens and should hold {n!r:.40}: it was cut short; delete it and run again")
+        # an empty file cannot be mapped
+        self.stream,self.tokens = np.memmap(self.path, np.uint32, 'r') if n else np.empty(0, np.uint32),n
     def __len__(self): return self.tokens//self.max_tokens
     def __getitem__(self, i): # int or (B,) array of ints -> (T,) or (B,T) int64
         i = np.asarray(i)
@@ -51,19 +53,29 @@ def pack(
     least:int=1,         # rows there must be; 0 allows none
 )->Packed:
     "Tokenise documents into one stream on disk, written under another name and then renamed"
-    path = Path(path); part = path.with_name(path.name+'.part'); n = docs = 0
+    path = Path(path)
+    part = path.with_name(path.name+'.part')
+    n = docs = 0
     with room_on(path.parent), part.open('wb') as f:
         def flush(block):
             nonlocal n, docs
             for e in tokenizer.backend_tokenizer.encode_batch_fast(block):
-                a = np.asarray(e.ids, np.uint32); a.tofile(f); n += len(a); docs += 1
+                a = np.asarray(e.ids, np.uint32)
+                a.tofile(f)
+                n += len(a)
+                docs += 1
         block = []
         for t in texts:
             block.append(t)
-            if len(block) == batch: flush(block); block = []
+            if len(block) == batch:
+                flush(block)
+                block = []
         if block: flush(block)
-    if n < max_tokens*least: part.unlink(); raise ValueError(f"{docs} documents gave {n} tokens, fewer than {least} sequence(s) of {max_tokens}: more text is needed, or a smaller max_tokens")
-    path.with_suffix('.json').write_text(json.dumps(dict(tokens=n, documents=docs))); os.replace(part, path)
+    if n < max_tokens*least:
+        part.unlink()
+        raise ValueError(f"{docs} documents gave {n} tokens, fewer than {least} sequence(s) of {max_tokens}: more text is needed, or a smaller max_tokens")
+    path.with_suffix('.json').write_text(json.dumps(dict(tokens=n, documents=docs)))
+    os.replace(part, path)
     return Packed(path, max_tokens)
 
 # %% ../nbs/11_batches.ipynb #5918ad9e
@@ -83,7 +95,8 @@ class Batch:
         m = lambda t: None if t is None else t.to(device, non_blocking=True)
         return Batch(self.task, self.kind, tuple(Tokens(m(t.ids), m(t.mask)) for t in self.tokens), m(self.place), self.sizes, m(self.target), m(self.texts_id), self.n_tokens)
 
-def _text_id(t): return int.from_bytes(blake2b(' '.join(t.lower().split()).encode(), digest_size=8).digest(), 'little', signed=True)
+def _text_id(t):
+    return int.from_bytes(blake2b(' '.join(t.lower().split()).encode(), digest_size=8).digest(), 'little', signed=True)
 
 class Batcher:
     "Makes the batch of any step: a pure function of (seed, step) and of which process asks"
@@ -100,8 +113,10 @@ class Batcher:
     ):
         self.sampler,self.tok,self.max_tokens,self.seed,self.mask_rate,self.negatives,self.others,self.budget = sampler,tokenizer,max_tokens,seed,mask_rate,negatives,others,budget
         self.rank,self.world = rank,world
-        if sampler.batch_size % world: raise ValueError(f"a global batch of {sampler.batch_size} rows does not divide among {world} processes; choose a multiple")
-        self.special = torch.zeros(len(tokenizer), dtype=torch.bool); self.special[tokenizer.all_special_ids] = True
+        if sampler.batch_size % world:
+            raise ValueError(f"a global batch of {sampler.batch_size} rows does not divide among {world} processes; choose a multiple")
+        self.special = torch.zeros(len(tokenizer), dtype=torch.bool)
+        self.special[tokenizer.all_special_ids] = True
         self._labels,self.notes = {},[]
     def ids(self,
         texts:list[str],
@@ -111,13 +126,17 @@ class Batcher:
         return [x if len(x) <= self.max_tokens else x[:self.max_tokens-1]+[end] for x in out]
     def _texts(self, name, kind, sides, target=None):
         "Texts of all sides, one after another, into rectangles"
-        flat = [t for side in sides for t in side]; ids = self.ids(flat)
-        tokens,place = chunks(ids, self.tok.pad_token_id, self.budget, 8)   # a few widths: a CPU's matrix library makes a kernel for each shape and keeps it, gigabytes in an hour
+        flat = [t for side in sides for t in side]
+        ids = self.ids(flat)
+        # a few widths: a CPU's matrix library makes a kernel for each shape and keeps it, gigabytes in an hour
+        tokens,place = chunks(ids, self.tok.pad_token_id, self.budget, 8)
         return Batch(name, kind, tuple(tokens), place, tuple(map(len, sides)), target, torch.tensor([_text_id(t) for t in flat]), sum(map(len, ids)))
     def __call__(self, step:int)->Batch:
         "This process's part of the batch of a step"
-        d = self.sampler.draw(step); task = self.sampler.tasks[d.task]
-        b = len(d.rows)//self.world; mine = d.rows[self.rank*b:(self.rank+1)*b]
+        d = self.sampler.draw(step)
+        task = self.sampler.tasks[d.task]
+        b = len(d.rows)//self.world
+        mine = d.rows[self.rank*b:(self.rank+1)*b]
         if task.kind == 'mlm':
             ids = torch.from_numpy(task.rows[mine])
             x,y = mask_tokens(ids, starts_of(ids, self.tok), self.special[ids], self.tok.mask_token_id, len(self.tok), self.tok.all_special_ids, seed=self.seed, step=step,
@@ -125,17 +144,23 @@ class Batcher:
             return Batch(task.name, 'mlm', (Tokens(x, torch.ones_like(x, dtype=torch.bool)),), torch.empty(0, dtype=torch.long), (b,), y, torch.empty(0, dtype=torch.long), x.numel())
         if task.kind == 'labelled':
             if task.name not in self._labels:
-                names = task.rows.column('label') if hasattr(task.rows, 'column') else [r.label for r in task.rows]; number = {n:i for i,n in enumerate(sorted(set(names)))}
-                labels = np.array([number[n] for n in names]); self._labels[task.name] = labels,classes_of(labels)
-                if n := self._labels[task.name][1].singles: self.notes.append(f"{n} classes of {task.name} have a single text and give no tuple")
+                names = task.rows.column('label') if hasattr(task.rows, 'column') else [r.label for r in task.rows]
+                number = {n:i for i,n in enumerate(sorted(set(names)))}
+                labels = np.array([number[n] for n in names])
+                self._labels[task.name] = labels,classes_of(labels)
+                if n := self._labels[task.name][1].singles:
+                    self.notes.append(f"{n} classes of {task.name} have a single text and give no tuple")
             labels,classes = self._labels[task.name]
-            n = max(self.world, 2*len(d.rows)//(2+self.others)//self.world*self.world)           # tuples in the global batch: as many texts as pairs would have
+            # tuples in the global batch: as many texts as pairs would have
+            n = max(self.world, 2*len(d.rows)//(2+self.others)//self.world*self.world)
             pick = np.asarray(draw_tuples(classes, n, n_other=self.others, seed=self.seed, step=step))[self.rank*(n//self.world):(self.rank+1)*(n//self.world)]
             return self._texts(task.name, 'labelled', [[task.rows[int(i)].text for i in pick.ravel()]], torch.from_numpy(labels[pick]))
         recs = task.rows.take(mine) if hasattr(task.rows, 'take') else [task.rows[int(i)] for i in mine]
-        if task.kind == 'scored': return self._texts(task.name, 'scored', [[r.a for r in recs],[r.b for r in recs]], torch.tensor([r.score for r in recs], dtype=torch.float32))
+        if task.kind == 'scored':
+            return self._texts(task.name, 'scored', [[r.a for r in recs],[r.b for r in recs]], torch.tensor([r.score for r in recs], dtype=torch.float32))
         if task.kind == 'taught':
-            if len(wide := {r.vector.shape for r in recs}) > 1: raise ValueError(f"the teacher's vectors of task {task.name} have widths {sorted(w[0] for w in wide)}; a task has one teacher")
+            if len(wide := {r.vector.shape for r in recs}) > 1:
+                raise ValueError(f"the teacher's vectors of task {task.name} have widths {sorted(w[0] for w in wide)}; a task has one teacher")
             return self._texts(task.name, 'taught', [[r.text for r in recs]], torch.nn.functional.normalize(torch.from_numpy(np.stack([r.vector for r in recs])), dim=-1))
         sides = [[r.query for r in recs],[r.target for r in recs]]
         if task.kind == 'triplets' and self.negatives:
@@ -154,6 +179,9 @@ def ahead(
         waiting = [(s, pool.submit(make, s)) for s in range(start, min(start+n, stop))]
         nxt = start + len(waiting)
         while waiting:
-            s,f = waiting.pop(0); b = f.result()
-            if nxt < stop: waiting.append((nxt, pool.submit(make, nxt))); nxt += 1
+            s,f = waiting.pop(0)
+            b = f.result()
+            if nxt < stop:
+                waiting.append((nxt, pool.submit(make, nxt)))
+                nxt += 1
             yield s, b

@@ -20,10 +20,13 @@ from .readers import name_parts, read_rows, table_format
 from .records import Document, Labelled, LANGUAGES, Pair, Record, RecordError, Scored, split_langs, texts_of, Triplet
 
 # %% ../nbs/03c_clean.ipynb #5482a487
-_ODD = re.compile('[^\n -~äöüÄÖÜßáéíóúñÁÉÍÓÚÑ¿¡«»„“”‘’–—…€°§àèìòùçêîôœæ×±²³½µ→←•©®™≤≥]|&|  | \n|\n |\n\n\n')  # anything that may need work; '&' may start an entity
-_SUSPECT = re.compile('[^\n -~\u00a0äöüÄÖÜßáéíóúñÁÉÍÓÚÑ¿¡«»„“”‘’–—…€°§àèìòùçêîôœæ×±²³½µ→←•©®™≤≥]|&')              # Ã, Â and â are the marks of mis-decoded text
+# anything that may need work; '&' may start an entity
+_ODD = re.compile('[^\n -~äöüÄÖÜßáéíóúñÁÉÍÓÚÑ¿¡«»„“”‘’–—…€°§àèìòùçêîôœæ×±²³½µ→←•©®™≤≥]|&|  | \n|\n |\n\n\n')
+# Ã, Â and â are the marks of mis-decoded text
+_SUSPECT = re.compile('[^\n -~\u00a0äöüÄÖÜßáéíóúñÁÉÍÓÚÑ¿¡«»„“”‘’–—…€°§àèìòùçêîôœæ×±²³½µ→←•©®™≤≥]|&')
 _FTFY = ftfy.TextFixerConfig(uncurl_quotes=False)   # typographic quotes are right in German and Spanish
-_HIDDEN = re.compile('[\u00ad\u200b\u200e\u200f\u2060\ufeff]')   # soft hyphens, zero-width spaces, marks of direction and order
+# soft hyphens, zero-width spaces, marks of direction and order
+_HIDDEN = re.compile('[\u00ad\u200b\u200e\u200f\u2060\ufeff]')
 
 def normalise(
     text:str,
@@ -31,12 +34,14 @@ def normalise(
     "Repaired encoding (ftfy, on the lines that look odd), Unicode NFC, no invisible characters, single spaces, at most one empty line"
     if '\r' in text: text = text.replace('\r\n', '\n').replace('\r', '\n')
     if not _ODD.search(text): return text.strip()
-    if _SUSPECT.search(text): text = _HIDDEN.sub('', '\n'.join(ftfy.fix_text(l, _FTFY) if _SUSPECT.search(l) else l for l in text.split('\n')))
+    if _SUSPECT.search(text):
+        text = _HIDDEN.sub('', '\n'.join(ftfy.fix_text(l, _FTFY) if _SUSPECT.search(l) else l for l in text.split('\n')))
     text = re.sub(r'[^\S\n]+', ' ', text)
     return re.sub(r'\n{3,}', '\n\n', re.sub(r' ?\n ?', '\n', text)).strip()
 
 # %% ../nbs/03c_clean.ipynb #4cec2f9b
-_identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)   # probabilities comparable across lengths
+# probabilities comparable across lengths
+_identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
 _identifier.set_languages(list(LANGUAGES))
 
 @lru_cache(maxsize=1<<10)
@@ -67,7 +72,8 @@ def words_of(text:str)->list[str]:
     "Words without case and punctuation: what two copies of a text have in common"
     return re.findall(r'\w+', text.casefold())
 
-_MIX = np.array([0x9E3779B97F4A7C15 * (2*i+1) % 2**64 for i in range(1, 14)], dtype=np.uint64)   # odd multipliers, one a position
+# odd multipliers, one a position
+_MIX = np.array([0x9E3779B97F4A7C15 * (2*i+1) % 2**64 for i in range(1, 14)], dtype=np.uint64)
 
 def letters(words:list[str])->int: # without digits
     "Number of letters in words"
@@ -79,8 +85,10 @@ def _hashes(words):
 
 def _flat_ngrams(hashes, n):
     "n-grams of many texts in one go: their hashes, the text each is from, its place in the text"
-    size = np.fromiter(map(len, hashes), np.int64, len(hashes)); row = np.repeat(np.arange(len(hashes)), size)
-    g = _ngrams(np.concatenate(hashes) if len(hashes) else np.empty(0, np.uint64), n); m = len(g)
+    size = np.fromiter(map(len, hashes), np.int64, len(hashes))
+    row = np.repeat(np.arange(len(hashes)), size)
+    g = _ngrams(np.concatenate(hashes) if len(hashes) else np.empty(0, np.uint64), n)
+    m = len(g)
     ok = row[:m] == row[n-1:n-1+m]                                     # does not run into the next text
     return g[ok], row[:m][ok], (np.arange(m) - np.repeat(np.cumsum(size)-size, size)[:m])[ok]
 
@@ -128,14 +136,22 @@ class Deduper:
         out = []
         for i,e in enumerate(exact):
             k = keys.get(i, ())
-            if e in self.filter: out.append('duplicate'); continue
-            if any(x in self.filter for x in k): out.append('near duplicate'); continue
-            self.filter.add(e); self.filter.update(k); self.n += 1; out.append('')
+            if e in self.filter:
+                out.append('duplicate')
+                continue
+            if any(x in self.filter for x in k):
+                out.append('near duplicate')
+                continue
+            self.filter.add(e)
+            self.filter.update(k)
+            self.n += 1
+            out.append('')
         return out
     def _bands(self, rows, salt):
         "A record's texts must agree in the same band, so what counts is the product of their similarities"
         sig = self.signatures([h for r in rows for h in r]).reshape(-1, self.bands, self.rows).astype(np.uint64)
-        key = _ngrams(np.moveaxis(sig, -1, 0).reshape(self.rows, -1), self.rows).reshape(-1, self.bands)   # (texts, bands)
+        # (texts, bands)
+        key = _ngrams(np.moveaxis(sig, -1, 0).reshape(self.rows, -1), self.rows).reshape(-1, self.bands)
         at = np.cumsum([0]+[len(r) for r in rows])
         band = np.arange(self.bands, dtype=np.uint64)*_MIX[5] + np.uint64(salt)
         out = np.zeros((len(rows), self.bands), np.uint64) + band
@@ -160,7 +176,9 @@ class Decontaminator:
             for n in range(short, long+1):
                 if not (some := [h for h in hashes if len(h) == n or len(h) > n == long]): continue
                 runs[n].append(_flat_ngrams(some, n)[0])
-                g,row,at = _flat_ngrams(some, short); heads.append(g[at <= np.fromiter(map(len, some), np.int64)[row] - n])  # what the runs begin with, looked up first
+                g,row,at = _flat_ngrams(some, short)
+                # what the runs begin with, looked up first
+                heads.append(g[at <= np.fromiter(map(len, some), np.int64)[row] - n])
         cat = lambda xs: np.unique(np.concatenate(xs)) if xs else np.empty(0, np.uint64)
         self._whole,self._heads,self._runs = whole,cat(heads),{n:cat(x) for n,x in runs.items() if x}
     def hits(self,
@@ -187,12 +205,14 @@ def eval_texts(
 )->Iterator[str]:
     "Every text the evaluation sets judge by: corpus, queries, both sides of pairs, labelled texts"
     for folder in map(Path, folders):
-        if not folder.exists(): raise FileNotFoundError(f"{folder}: no such evaluation folder; give the folder the judged files lie in")
+        if not folder.exists():
+            raise FileNotFoundError(f"{folder}: no such evaluation folder; give the folder the judged files lie in")
         for p in [folder] if folder.is_file() else sorted(p for p in folder.rglob('*') if p.is_file()):
             try: ext = table_format(p)
             except RecordError: continue
             if ext == '.tsv' or name_parts(p)[2] == 'train': continue       # qrels hold no text
-            for r in read_rows(p): yield from (r[k] for k in ('text','sentence1','sentence2','query','positive') if isinstance(r.get(k), str) and r[k].strip())
+            for r in read_rows(p):
+                yield from (r[k] for k in ('text','sentence1','sentence2','query','positive') if isinstance(r.get(k), str) and r[k].strip())
 
 # %% ../nbs/03c_clean.ipynb #0a6ea7c6
 @dataclass(frozen=True)
@@ -213,12 +233,14 @@ STEPS = ('other language','too short','too long','few letters','repetition','cop
 
 class CleanReport:
     "What each step removed, by kind, source and language, with examples"
-    def __init__(self, n_examples:int=2): self.n_examples,self.seen,self.changed,self.gone,self.examples = n_examples,Counter(),Counter(),Counter(),{}
+    def __init__(self, n_examples:int=2):
+        self.n_examples,self.seen,self.changed,self.gone,self.examples = n_examples,Counter(),Counter(),Counter(),{}
     def remove(self, rec, step, note=''):
         key = (type(rec).__name__.lower(), rec.source, rec.lang, step)
         self.gone[key] += 1
         e = self.examples.setdefault(key, [])
-        if len(e) < self.n_examples: e.append((note+' ' if note else '') + ' | '.join(t[:120] for t,_ in texts_of(rec)[:2]))
+        if len(e) < self.n_examples:
+            e.append((note+' ' if note else '') + ' | '.join(t[:120] for t,_ in texts_of(rec)[:2]))
     def table(self,
         by:tuple[str,...]=('source','lang'), # out of kind, source, lang
     ):                                       # pandas DataFrame: rows in, repaired, removed per step, rows left
@@ -256,7 +278,8 @@ def _normalised(rec):
 def _repeats(text, h, r):
     "Does the text repeat itself too much to be prose?"
     if text.count('\n') > 4:
-        lines = [l for l in text.split('\n') if l]; n = Counter(lines)
+        lines = [l for l in text.split('\n') if l]
+        n = Counter(lines)
         if sum(len(l)*(c-1) for l,c in n.items()) > r.same_lines*len(text): return True
     return len(h) >= 50 and 1 - len(np.unique(t := _ngrams(h, 3)))/len(t) > r.same_trigrams
 
@@ -278,8 +301,10 @@ def _misaligned(rec, r):
     "What speaks against two texts being translations of each other, or ''"
     a,b = len(rec.query)+15,len(rec.target)+15
     if max(a,b) > r.ratio*min(a,b): return 'length ratio'
-    x,y = (set(re.findall(r'\d+', re.sub(r'(?<=\d)[.,\u00a0\u202f ](?=\d{3}(?!\d))', '', t))) for t in (rec.query, rec.target))   # 5,000 is 5.000 and 5 000
-    return 'numbers differ' if x and y and not x & y and len(x | y) > 2 else ''   # 9 pm is 21 Uhr: one number each proves nothing
+    # 5,000 is 5.000 and 5 000
+    x,y = (set(re.findall(r'\d+', re.sub(r'(?<=\d)[.,\u00a0\u202f ](?=\d{3}(?!\d))', '', t))) for t in (rec.query, rec.target))
+    # 9 pm is 21 Uhr: one number each proves nothing
+    return 'numbers differ' if x and y and not x & y and len(x | y) > 2 else ''
 
 def clean(
     records:Iterable[Record],      # any kinds, streamed
@@ -293,36 +318,48 @@ def clean(
 )->Iterator[Record]:               # repaired records in their order
     "Text worth learning from: repaired, filtered, in the declared language, without evaluation text, each once"
     report = CleanReport() if report is None else report
-    records,pair,parallel = iter(records),set(langs),{}                     # parallel: source, language -> (pairs that keep the ratio, pairs)
+    # parallel: source, language -> (pairs that keep the ratio, pairs)
+    records,pair,parallel = iter(records),set(langs),{}
     while rows := list(islice(records, batch)):
         kept,words,tags = [],[],[]
         for rec in rows:
             rec,tag = rec if tagged else (rec, None)
             report.seen[type(rec).__name__.lower(), rec.source, rec.lang] += 1
             new = _normalised(rec)
-            if new is None: report.remove(rec, 'too short'); continue
+            if new is None:
+                report.remove(rec, 'too short')
+                continue
             texts = [getattr(new, f) for f in _FIELDS[type(new)]]
-            ws = [words_of(t) for t in texts]; hashes = [_hashes(w) for w in ws]
-            if step := _broken(new, texts, [letters(w) for w in ws], hashes, rules, pair): report.remove(new, step); continue
+            ws = [words_of(t) for t in texts]
+            hashes = [_hashes(w) for w in ws]
+            if step := _broken(new, texts, [letters(w) for w in ws], hashes, rules, pair):
+                report.remove(new, step)
+                continue
             if new is not rec: report.changed[type(rec).__name__.lower(), rec.source, rec.lang] += 1
-            kept.append(new); words.append(hashes); tags.append(tag)
+            kept.append(new)
+            words.append(hashes)
+            tags.append(tag)
         step = ['']*len(kept)
         cross = [i for i,r in enumerate(kept) if isinstance(r, Pair) and '-' in r.lang]
         bad = {i:_misaligned(kept[i], rules) for i in cross}
         for i in cross:
-            n = parallel.setdefault((kept[i].source, kept[i].lang), [0,0]); n[0] += bad[i] != 'length ratio'; n[1] += 1
+            n = parallel.setdefault((kept[i].source, kept[i].lang), [0,0])
+            n[0] += bad[i] != 'length ratio'
+            n[1] += 1
         for i in cross:
             ok,n = parallel[kept[i].source, kept[i].lang]
             if n >= 20 and ok >= rules.parallel_share*n: step[i] = bad[i]
         if decontaminate and kept:
             extra = [[_hashes(words_of(n)) for n in r.negatives] if isinstance(r, Triplet) else [] for r in kept]
-            flat = [h for w,e in zip(words, extra) for h in w+e]; hit = iter(decontaminate.hits(flat))
+            flat = [h for w,e in zip(words, extra) for h in w+e]
+            hit = iter(decontaminate.hits(flat))
             for i,(w,e) in enumerate(zip(words, extra)):
                 if any([next(hit) for _ in w+e]) and not step[i]: step[i] = 'evaluation text'
         if dedup:
             for kind in dict.fromkeys(map(type, kept)):
                 at = [i for i,r in enumerate(kept) if type(r) is kind and not step[i]]
-                for i,s in zip(at, dedup.check(kind.__name__, [words[i] for i in at], near=kind not in (Scored, Labelled)) if at else ()): step[i] = s
+                for i,s in zip(at, dedup.check(kind.__name__, [words[i] for i in at], near=kind not in (Scored, Labelled)) if at else ()):
+                    step[i] = s
         for r,s,tag in zip(kept, step, tags):
             if s: report.remove(r, s)
             else: yield (r, tag) if tagged else r
@@ -333,8 +370,10 @@ def balance(
     ratio:float=1.,           # second language to first, in characters; the paper's is 1
 )->dict[str,float]:           # share of each language to keep; one of them is 1
     "How much of each language to keep for a wanted ratio, throwing away as little as possible"
-    if len(characters) != 2 or min(characters.values()) < 1: raise ValueError(f"balance needs characters in both languages, got {characters}; find text in the missing one")
-    if not ratio > 0: raise ValueError(f"ratio={ratio}: give the second language's characters for one of the first, above 0")
+    if len(characters) != 2 or min(characters.values()) < 1:
+        raise ValueError(f"balance needs characters in both languages, got {characters}; find text in the missing one")
+    if not ratio > 0:
+        raise ValueError(f"ratio={ratio}: give the second language's characters for one of the first, above 0")
     (a,na),(b,nb) = characters.items()
     return {a: min(1., nb/(ratio*na)), b: min(1., ratio*na/nb)}
 

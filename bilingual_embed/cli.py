@@ -23,13 +23,17 @@ class UsageError(ValueError): "A mistake in what the command was given"
 
 def _kept(a, taken): # names in --keep
     keep = [k for k in a.keep.split(',') if k]
-    if odd := sorted({k for k in keep if keep.count(k) > 1 or k in taken}): raise UsageError(f"--keep: {', '.join(odd)} is there twice, or the name of something that is written anyway")
+    if odd := sorted({k for k in keep if keep.count(k) > 1 or k in taken}):
+        raise UsageError(f"--keep: {', '.join(odd)} is there twice, or the name of something that is written anyway")
     return keep
 
 def _prompt(model, *names, must=False): # what the model's folder wants before a text, under the first of these names that it has
-    f = model.folder/'config_sentence_transformers.json'; has = (read_json(f).get('prompts') if f.is_file() else None) or {}
-    if not isinstance(has, dict) or not all(isinstance(v, str) for v in has.values()): raise UsageError(f"{f}: \"prompts\" must be an object of texts, name -> what goes before a text; mend it, or remove it to encode without prompts")
-    if must and names[0] not in has: raise UsageError(f"--prompt: {model.name} has no prompt {names[0]!r}; it has {', '.join(has) or 'none'}")
+    f = model.folder/'config_sentence_transformers.json'
+    has = (read_json(f).get('prompts') if f.is_file() else None) or {}
+    if not isinstance(has, dict) or not all(isinstance(v, str) for v in has.values()):
+        raise UsageError(f"{f}: \"prompts\" must be an object of texts, name -> what goes before a text; mend it, or remove it to encode without prompts")
+    if must and names[0] not in has:
+        raise UsageError(f"--prompt: {model.name} has no prompt {names[0]!r}; it has {', '.join(has) or 'none'}")
     return next((has[n] for n in names if n in has), '')
 
 def _utf8(): return (sys.stdout.encoding or 'utf-8').lower().replace('-', '') == 'utf8'
@@ -47,42 +51,66 @@ class _Lines: # JSON Lines on standard output
     rows,keep = 0,()
     def __enter__(self): return self
     def __exit__(self, *e): pass
-    def add(self, x, rows, texts): sys.stdout.write(json_lines(x, rows, self.keep, _utf8())); sys.stdout.flush(); self.rows += len(x)
+    def add(self, x, rows, texts):
+        sys.stdout.write(json_lines(x, rows, self.keep, _utf8()))
+        sys.stdout.flush()
+        self.rows += len(x)
     def finish(self): pass
 
 def _encode(a):
     from bilingual_embed.embed import load
-    out,keep = Path(a.out) if a.out else None,_kept(a, ['embedding']); kinds = [format_of(f, a.format, a.field) for f in a.files or ['-']]
+    out,keep = Path(a.out) if a.out else None,_kept(a, ['embedding'])
+    kinds = [format_of(f, a.format, a.field) for f in a.files or ['-']]
     if a.files.count('-') > 1: raise UsageError("standard input (-) can be read once")
-    if out and out.suffix not in ('.npy','.jsonl','.parquet'): raise UsageError(f"--out {out} ends in none of .npy, .jsonl, .parquet")
+    if out and out.suffix not in ('.npy','.jsonl','.parquet'):
+        raise UsageError(f"--out {out} ends in none of .npy, .jsonl, .parquet")
     if out and not out.parent.is_dir(): raise UsageError(f"--out: there is no folder {out.parent}")
     if out and out.is_dir(): raise UsageError(f"--out {out} is a folder; name a file in it")
-    if out and any(f != '-' and os.path.exists(f) and out.exists() and os.path.samefile(f, out) for f in a.files): raise UsageError(f"--out {out} is one of the files to read; give another")
-    if out and out.suffix == '.npy' and keep: raise UsageError("--keep: a .npy file holds numbers alone; write .parquet or .jsonl")
-    if out and out.suffix == '.parquet' and keep and len({k == 'parquet' for k in kinds}) > 1: raise UsageError("--keep into .parquet wants all files to be Parquet, or none")
+    if out and any(f != '-' and os.path.exists(f) and out.exists() and os.path.samefile(f, out) for f in a.files):
+        raise UsageError(f"--out {out} is one of the files to read; give another")
+    if out and out.suffix == '.npy' and keep:
+        raise UsageError("--keep: a .npy file holds numbers alone; write .parquet or .jsonl")
+    if out and out.suffix == '.parquet' and keep and len({k == 'parquet' for k in kinds}) > 1:
+        raise UsageError("--keep into .parquet wants all files to be Parquet, or none")
     if a.restart and not out: raise UsageError("--restart belongs to --out; standard output always begins anew")
     if 'parquet' in kinds or out and out.suffix == '.parquet': arrow()
-    model = load(a.model); pre = _prompt(model, a.prompt, must=True) if a.prompt else ''; dim = a.dim or model.dim
-    bad,texts,block = Bad(a.skip_bad),Texts(),[]; rows = read_rows(a.files, a.format, a.field, keep, bad, a.delimiter)
+    model = load(a.model)
+    pre = _prompt(model, a.prompt, must=True) if a.prompt else ''
+    dim = a.dim or model.dim
+    bad,texts,block = Bad(a.skip_bad),Texts(),[]
+    rows = read_rows(a.files, a.format, a.field, keep, bad, a.delimiter)
     def fresh():
-        for r in rows: texts.add(r); block.append(r); yield pre+r.text
+        for r in rows:
+            texts.add(r)
+            block.append(r)
+            yield pre+r.text
     w = Output(out, dim, dict(model=model.revision, max_length=a.max_length or model.max_length, precision=a.precision or 'fp32', prompt=pre), keep, a.restart) if out else _Lines()
     with w, _plainly():
-        w.keep = keep; n = w.rows and sum(texts.add(r) is None for r in islice(rows, w.rows))
-        if n: w.check(texts, n); print(f"goes on behind the {n:,} texts in {w.part}", file=sys.stderr)
-        for x in model.encode_stream(fresh(), max_length=a.max_length, dim=a.dim, precision=a.precision, progress=a.progress): w.add(x, block, texts); block.clear()
+        w.keep = keep
+        n = w.rows and sum(texts.add(r) is None for r in islice(rows, w.rows))
+        if n:
+            w.check(texts, n)
+            print(f"goes on behind the {n:,} texts in {w.part}", file=sys.stderr)
+        for x in model.encode_stream(fresh(), max_length=a.max_length, dim=a.dim, precision=a.precision, progress=a.progress):
+            w.add(x, block, texts)
+            block.clear()
         w.finish()
-    print(f"{w.rows} texts encoded in {dim} numbers each", file=sys.stderr); _left_out(bad)
+    print(f"{w.rows} texts encoded in {dim} numbers each", file=sys.stderr)
+    _left_out(bad)
 
 # %% ../nbs/15_cli.ipynb #430f39f5
 SHOWN = 'query','rank','score','file','line','text'
 
 def _is_file(name):
-    try: m = os.stat(name).st_mode; return stat.S_ISREG(m) or stat.S_ISFIFO(m)
+    try:
+        m = os.stat(name).st_mode
+        return stat.S_ISREG(m) or stat.S_ISFIFO(m)
     except (OSError, ValueError): return False
 
 def _asked(a, queries): # lists of queries: those at hand together, typed ones alone
-    if queries: yield queries; return
+    if queries:
+        yield queries
+        return
     if a.queries:
         rows,block = read_rows([a.queries], field=a.query_field or (a.field if by_ending(a.queries) not in ('','text') else '')),[]
         while block := [r.text for r in islice(rows, 256)]: yield block
@@ -90,33 +118,50 @@ def _asked(a, queries): # lists of queries: those at hand together, typed ones a
     tell = lambda: print('query: ', end='', file=sys.stderr, flush=True) if sys.stdin.isatty() else None
     odd = lambda file, line, why: 'empty' in why or print(f"query {line} {why}", file=sys.stderr)
     tell()
-    for r in read_rows(['-'], 'text', bad=odd): yield [r.text]; tell()
+    for r in read_rows(['-'], 'text', bad=odd):
+        yield [r.text]
+        tell()
 
 def _vectors(a, model, pre, spool, texts, tmp): # of a file, if they are of these texts and this model
-    x,about = open_vectors(a.vectors, tmp); name,D = a.vectors,x.shape[1]
-    if len(x) != len(spool): raise UsageError(f"{name} has {len(x):,} rows and there are {len(spool):,} texts; give the files it was made from, in their order, or encode them again")
-    if about.get('texts', str(texts)) != str(texts): raise UsageError(f"{name} was made from other texts; give the files it was made from, in their order, or encode these again")
-    if about.get('model', model.revision) != model.revision: raise UsageError(f"{name} was made by another model (revision {about['model']}, that of {model.name} is {model.revision}); give that with --model, or encode the texts again")
-    if about.get('prompt', pre) != pre: raise UsageError(f"{name} was made with the prompt {about['prompt']!r}; the model wants {pre!r} before texts that are searched: encode them again with --prompt")
-    if D > model.dim or (a.dim or about.get('dim', model.dim)) != D: raise UsageError(f"{name} has {D} numbers a row, {model.name} makes {model.dim}" + (f" and --dim says {a.dim}" if a.dim else '') + "; if it was cut, say to how many with --dim")
+    x,about = open_vectors(a.vectors, tmp)
+    name,D = a.vectors,x.shape[1]
+    if len(x) != len(spool):
+        raise UsageError(f"{name} has {len(x):,} rows and there are {len(spool):,} texts; give the files it was made from, in their order, or encode them again")
+    if about.get('texts', str(texts)) != str(texts):
+        raise UsageError(f"{name} was made from other texts; give the files it was made from, in their order, or encode these again")
+    if about.get('model', model.revision) != model.revision:
+        raise UsageError(f"{name} was made by another model (revision {about['model']}, that of {model.name} is {model.revision}); give that with --model, or encode the texts again")
+    if about.get('prompt', pre) != pre:
+        raise UsageError(f"{name} was made with the prompt {about['prompt']!r}; the model wants {pre!r} before texts that are searched: encode them again with --prompt")
+    if D > model.dim or (a.dim or about.get('dim', model.dim)) != D:
+        raise UsageError(f"{name} has {D} numbers a row, {model.name} makes {model.dim}" + (f" and --dim says {a.dim}" if a.dim else '') + "; if it was cut, say to how many with --dim")
     return x
 
 def _search(a):
     from bilingual_embed.embed import load
-    n = next((i for i,w in enumerate(a.files) if not _is_file(w)), len(a.files)); files,queries = a.files[:n],a.files[n:]; keep = _kept(a, SHOWN)
-    if not files: raise UsageError(f"{a.files[0]!r} is no file; the first argument is a file of texts" if a.files else "give a file of texts to search in, then the queries")
+    n = next((i for i,w in enumerate(a.files) if not _is_file(w)), len(a.files))
+    files,queries = a.files[:n],a.files[n:]
+    keep = _kept(a, SHOWN)
+    if not files:
+        raise UsageError(f"{a.files[0]!r} is no file; the first argument is a file of texts" if a.files else "give a file of texts to search in, then the queries")
     for q in queries:
-        if re.fullmatch(rf"\S+\.({'|'.join(ENDINGS)})(\.gz)?", q): raise UsageError(f"there is no file {q}; if it is a query, put it into a file and give that with --queries")
+        if re.fullmatch(rf"\S+\.({'|'.join(ENDINGS)})(\.gz)?", q):
+            raise UsageError(f"there is no file {q}; if it is a query, put it into a file and give that with --queries")
         if not q.strip(): raise UsageError("a query is empty")
     if queries and a.queries: raise UsageError("queries are arguments or the lines of --queries, not both")
     if a.queries and not _is_file(a.queries): raise UsageError(f"there is no file {a.queries}")
     if 'parquet' in [format_of(f, a.format, a.field) for f in files]: arrow()
-    model = load(a.model); pre,ask = _prompt(model, 'document', 'passage', 'corpus'),_prompt(model, 'query')
-    how = dict(max_length=a.max_length, precision=a.precision); bad,texts = Bad(a.skip_bad),Texts()
+    model = load(a.model)
+    pre,ask = _prompt(model, 'document', 'passage', 'corpus'),_prompt(model, 'query')
+    how = dict(max_length=a.max_length, precision=a.precision)
+    bad,texts = Bad(a.skip_bad),Texts()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as tmp, _plainly():
         spool = Spool(tmp, keep)
         def read():
-            for r in read_rows(files, a.format, a.field, keep, bad, a.delimiter): texts.add(r); spool.add(r); yield pre+r.text
+            for r in read_rows(files, a.format, a.field, keep, bad, a.delimiter):
+                texts.add(r)
+                spool.add(r)
+                yield pre+r.text
         try:
             if a.vectors:
                 for _ in read(): pass
@@ -131,7 +176,8 @@ def _search(a):
                 scores,at = top_k(model.encode([ask+q for q in qs], dim=x.shape[1], **how), x, a.k)
                 for q,s,i in zip(qs, scores, at): _show(a, keep, q, s, [spool[int(j)] for j in i])
         except OSError as e:
-            if e.errno == errno.ENOSPC: raise OSError(f"no room for texts and vectors in {tmp}; name a folder on a larger disk with TMPDIR") from None
+            if e.errno == errno.ENOSPC:
+                raise OSError(f"no room for texts and vectors in {tmp}; name a folder on a larger disk with TMPDIR") from None
             raise
         finally: spool.close()
 
@@ -139,7 +185,9 @@ def _show(a, keep, query, scores, rows):
     if not a.jsonl: print(' '.join(query.split()))
     most = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     for rank,(s,r) in enumerate(zip(scores, rows), 1):
-        if a.jsonl: print(json.dumps(dict(zip(keep, r.kept)) | dict(zip(SHOWN, (query, rank, round(float(s), 6), r.file, r.line, r.text))), ensure_ascii=not _utf8())); continue
+        if a.jsonl:
+            print(json.dumps(dict(zip(keep, r.kept)) | dict(zip(SHOWN, (query, rank, round(float(s), 6), r.file, r.line, r.text))), ensure_ascii=not _utf8()))
+            continue
         words = ''.join(c if c.isprintable() else ' ' for c in f"{Path(r.file).name}:{r.line}  " + ''.join(f"{k}={v}  " for k,v in zip(keep, r.kept)) + r.text)
         print(f"{rank:4} {s:7.4f}  {' '.join(words.split())}"[:most])
     sys.stdout.flush()
@@ -147,11 +195,14 @@ def _show(a, keep, query, scores, rows):
 # %% ../nbs/15_cli.ipynb #e68b838e
 def _train(a):
     from bilingual_embed.story import Judge, align, folders, load_corpus, pretrain, start_folder, start_run, story_recipe, tune_multitask, tune_pairs, untrained
-    start = start_folder(a.start); r = story_recipe(a.scale, a.langs, a.seed, a.source, a.changes, start); evals = folders(a.evals)
+    start = start_folder(a.start)
+    r = story_recipe(a.scale, a.langs, a.seed, a.source, a.changes, start)
+    evals = folders(a.evals)
     run = start_run(r, load_corpus(r, evals, a.cache or None), a.out, start=start)
     made = dict(untrained=untrained(run), align=align(run), mlm=pretrain(run), pairs=tune_pairs(run), multitask=tune_multitask(run))
     if not a.no_scores and int(os.environ.get('RANK', '0')) == 0:
-        judge = Judge(run, evals); judge.baselines()
+        judge = Judge(run, evals)
+        judge.baselines()
         for name,folder in made.items(): judge.stage(name, folder)
         print(judge.verdict())
     print(f"the model is in {run.folder}")
@@ -161,7 +212,9 @@ def _evaluate(a):
     from bilingual_embed.embed import load
     from bilingual_embed.evaluate import evaluate, local_tasks, write_scores
     from bilingual_embed.testsets import read_tests
-    tests,langs = [Path(t) for t in a.tests],tuple(a.langs.split('-')); tasks = local_tasks(tests, langs, quick=a.quick); model = load(a.model)
+    tests,langs = [Path(t) for t in a.tests],tuple(a.langs.split('-'))
+    tasks = local_tasks(tests, langs, quick=a.quick)
+    model = load(a.model)
     scores = evaluate(model, tasks, model.name)
     if a.baselines:
         scores += evaluate(TfidfEncoder(t for s in read_tests(tests, langs, quick=a.quick) for t,_ in s.texts()), tasks, 'tfidf')
@@ -175,13 +228,17 @@ def _suite(a):
     langs = split_langs(a.langs)
     if a.prepare:
         if not a.data: raise UsageError("--prepare writes tasks into a folder: name it with --data")
-        rows = prepare(a.suite, a.data, langs); bad = [r for r in rows if r['state'] not in ('ready','prepared')]
+        rows = prepare(a.suite, a.data, langs)
+        bad = [r for r in rows if r['state'] not in ('ready','prepared')]
         for r in rows: print(f"{r['task']:36} {r['kind']:20} {r['state']}")
         print(f"{len(rows)-len(bad)} of {len(rows)} tasks are in {a.data}", file=sys.stderr)
         return int(bool(bad))
     if not a.model: raise UsageError("--model names the folder to judge (or --prepare fetches the suite's data)")
-    out = Path(a.out or Path('scores')/f'{Path(a.model).name}-{a.suite}'); board = judge_suite(a.model, a.suite, out, data=a.data or None, langs=langs, strict=a.strict)
-    board.csv(out/'leaderboard.csv'); print(board.markdown()); print(f"scores and table are in {out}; the same command goes on where it stopped", file=sys.stderr)
+    out = Path(a.out or Path('scores')/f'{Path(a.model).name}-{a.suite}')
+    board = judge_suite(a.model, a.suite, out, data=a.data or None, langs=langs, strict=a.strict)
+    board.csv(out/'leaderboard.csv')
+    print(board.markdown())
+    print(f"scores and table are in {out}; the same command goes on where it stopped", file=sys.stderr)
 
 # %% ../nbs/15_cli.ipynb #d89c4fd1
 _FORMATS = dict(onnx='graph, tokenizer and pooling files for ONNX Runtime', published='the layout of the published JinaBERTs, for llama.cpp\'s converter and text-embeddings-inference')
@@ -191,13 +248,19 @@ def _export(a):
     if a.int8 and a.format != 'onnx': raise UsageError(f"--int8 belongs to --format onnx, not to {a.format}")
     if Path(a.out).is_file(): raise UsageError(f"{a.out} is a file; name a folder to write")
     made = export_onnx(a.model, a.out, int8=a.int8).parent if a.format == 'onnx' else export_published(a.model, a.out)
-    for p in sorted(p for p in made.iterdir() if p.suffix in ('.onnx','.safetensors')): print(f"{p}  {p.stat().st_size/1e6:,.1f} MB")
+    for p in sorted(p for p in made.iterdir() if p.suffix in ('.onnx','.safetensors')):
+        print(f"{p}  {p.stat().st_size/1e6:,.1f} MB")
 
 @contextmanager
 def _silent(): # what C++ code writes to stderr goes nowhere meanwhile
-    sys.stderr.flush(); keep,null = os.dup(2),os.open(os.devnull, os.O_WRONLY); os.dup2(null, 2)
+    sys.stderr.flush()
+    keep,null = os.dup(2),os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 2)
     try: yield
-    finally: os.dup2(keep, 2); os.close(keep); os.close(null)
+    finally:
+        os.dup2(keep, 2)
+        os.close(keep)
+        os.close(null)
 
 def attention_way(
     n_tokens:int,       # T of one text
@@ -209,7 +272,8 @@ def attention_way(
     from bilingual_embed.model import JinaBertConfig, JinaBertModel
     model,own = JinaBertModel(JinaBertConfig(vocab_size=8, hidden_size=192, num_hidden_layers=1, num_attention_heads=12, intermediate_size=8)).eval().to(device),set()
     def watch(frame, event, arg):
-        if event == 'call' and frame.f_globals.get('__name__', '').startswith('bilingual_embed.'): own.add(frame.f_code.co_name)
+        if event == 'call' and frame.f_globals.get('__name__', '').startswith('bilingual_embed.'):
+            own.add(frame.f_code.co_name)
     with _silent(), torch.inference_mode(), torch.autocast(device, torch.bfloat16) if precision == 'bf16' else nullcontext(), torch.autograd.profiler.profile() as seen:
         sys.setprofile(watch)
         try: model(torch.randint(8, (1,n_tokens), device=device))
@@ -221,9 +285,12 @@ def attention_way(
 def _health(device): # largest difference of a text's vector alone and beside a longer one
     import torch
     from bilingual_embed.model import JinaBertConfig, JinaBertModel, embed
-    torch.manual_seed(0); model = JinaBertModel(JinaBertConfig(vocab_size=50, hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64, initializer_range=.2)).eval().to(device)
-    ids,mask = torch.randint(50, (2,200), device=device),torch.ones(2, 200, dtype=torch.bool, device=device); mask[0,20:] = False
-    with torch.inference_mode(): return (embed(model, ids, mask)[0]-embed(model, ids[:1,:20], mask[:1,:20])[0]).abs().max().item()
+    torch.manual_seed(0)
+    model = JinaBertModel(JinaBertConfig(vocab_size=50, hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64, initializer_range=.2)).eval().to(device)
+    ids,mask = torch.randint(50, (2,200), device=device),torch.ones(2, 200, dtype=torch.bool, device=device)
+    mask[0,20:] = False
+    with torch.inference_mode():
+        return (embed(model, ids, mask)[0]-embed(model, ids[:1,:20], mask[:1,:20])[0]).abs().max().item()
 
 def _extras(): # extra -> packages of it that are missing here; empty where the library is not installed but only on the path
     needs = {}
@@ -238,7 +305,9 @@ def _extras(): # extra -> packages of it that are missing here; empty where the 
 
 def _writable(folder): # "" or what is wrong; a folder that is not there is made when it is needed
     while not folder.exists(): folder = folder.parent
-    try: tempfile.TemporaryFile(dir=folder).close(); return ''
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+        return ''
     except OSError as e: return f"cannot be written ({e.strerror})"
 
 def doctor(
@@ -248,26 +317,34 @@ def doctor(
     import tokenizers, torch, transformers
     import bilingual_embed
     from bilingual_embed.attention import cpu_has_bf16
-    gpu = torch.cuda.is_available(); device = 'cuda' if gpu else 'cpu'; G = 2**30
+    gpu = torch.cuda.is_available()
+    device = 'cuda' if gpu else 'cpu'
+    G = 2**30
     bf16 = torch.cuda.is_bf16_supported() if gpu else cpu_has_bf16()
     rows = [('versions', f"bilingual_embed {bilingual_embed.__version__}, Python {platform.python_version()}, torch {torch.__version__}, transformers {transformers.__version__}, tokenizers {tokenizers.__version__}; {platform.system()} {platform.machine()}", True)]
     rows += [('device', ', '.join(f"{p.name} ({p.total_memory/G:.0f} GB)" for p in map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))) if gpu else f"CPU {torch.backends.cpu.get_cpu_capability()}, no GPU that torch can use", True)]
     rows += [('threads', f"{torch.get_num_threads()} of {os.cpu_count()} processors" + ''.join(f", {v}={os.environ[v]}" for v in ('OMP_NUM_THREADS','MKL_NUM_THREADS') if v in os.environ), True)]
     rows += [('bf16', "in hardware" if bf16 else "no instructions for it: encode(precision='bf16') runs in fp32", True)]
     rows += [('attention', f"{p}, {n:5,} tokens: {attention_way(n, p, device)}", True) for p in ('fp32','bf16')[:1+bf16] for n in (128,1024,8192)]
-    far = _health(device); rows += [('vectors', f"alone and in a padded batch within {far:.0e}", far < 1e-5)]
+    far = _health(device)
+    rows += [('vectors', f"alone and in a padded batch within {far:.0e}", far < 1e-5)]
     rows += [('extras', f"{x}: " + (f"missing {', '.join(lost)}" if lost else 'all there'), True) for x,lost in _extras().items()] or [('extras', "not known: the library is on the path, not installed", True)]
     from huggingface_hub import constants
     folders = dict(hub=Path(constants.HF_HUB_CACHE))
     try: folders = dict(text=repo_path('data', 'cache'), runs=repo_path('runs')) | folders
-    except FileNotFoundError: pass                                  # installed without a checkout: there is no default place for text and runs
+    except FileNotFoundError:
+        # installed without a checkout: there is no default place for text and runs
+        pass
     for name,f in folders.items():
-        wrong = _writable(f); at = next(p for p in (f,*f.parents) if p.exists())
+        wrong = _writable(f)
+        at = next(p for p in (f,*f.parents) if p.exists())
         rows += [('folder', f"{name}: {f} {wrong or f'can be written, {shutil.disk_usage(at).free/G:.0f} GB free'}", not wrong)]
     if not online: return rows + [('hub', "not asked (--online asks)", True)]
     try: from bilingual_embed.evaluate import hub_reachable
-    except ModuleNotFoundError as e: return rows + [('hub', f"not asked: {e.name} is missing; pip install '.[train]'", False)]
-    ok,why = hub_reachable(); return rows + [('hub', why, ok)]
+    except ModuleNotFoundError as e:
+        return rows + [('hub', f"not asked: {e.name} is missing; pip install '.[train]'", False)]
+    ok,why = hub_reachable()
+    return rows + [('hub', why, ok)]
 
 def _doctor(a):
     rows = doctor(a.online)
@@ -278,12 +355,15 @@ def _doctor(a):
 def _plan(a):
     from bilingual_embed.plan import n_parameters, plan
     from bilingual_embed.story import story_recipe
-    r = story_recipe(a.scale, a.langs, 0, '', a.changes); n = n_parameters(r.model, r.tokenizer.vocab_size)
+    r = story_recipe(a.scale, a.langs, 0, '', a.changes)
+    n = n_parameters(r.model, r.tokenizer.vocab_size)
     rows = plan(r, a.gpus, a.gpu_memory, a.tflops, a.mfu)
     print(f"{a.scale} {a.langs}: {n/1e6:.1f} M parameters, {a.gpus} process{'es' if a.gpus > 1 else ''}; speed " + (f"assumed: {a.mfu:.0%} of {a.tflops:g} TFLOPS each" if a.tflops else 'measured on this machine'))
     print(f"{'stage':10} {'steps':>8} {'tokens':>9} {'FLOPs/token':>12} {'tokens/s':>10} {'hours':>9} {'GPU-hours':>10} {'GB':>6}  fits")
-    for x in rows: print(f"{x['stage']:10} {x['steps']:8,} {x['tokens']/1e9:8.2f}B {x['flops_per_token']:12.3g} {x['tokens_per_s']:10,.0f} {x['hours']:9.2f} {x['gpu_hours']:10.1f} {x['GB']:6.1f}  {x['fits']}")
-    h = sum(x['hours'] for x in rows); print(f"in all {h:.1f} hours ({h/24:.1f} days)" + ('' if a.gpu_memory else "; pass --gpu-memory to compare the memory"))
+    for x in rows:
+        print(f"{x['stage']:10} {x['steps']:8,} {x['tokens']/1e9:8.2f}B {x['flops_per_token']:12.3g} {x['tokens_per_s']:10,.0f} {x['hours']:9.2f} {x['gpu_hours']:10.1f} {x['GB']:6.1f}  {x['fits']}")
+    h = sum(x['hours'] for x in rows)
+    print(f"in all {h:.1f} hours ({h/24:.1f} days)" + ('' if a.gpu_memory else "; pass --gpu-memory to compare the memory"))
 
 def _positive(s):
     if (n := int(s)) < 1: raise argparse.ArgumentTypeError(f"{s} is not at least 1")
@@ -291,7 +371,8 @@ def _positive(s):
 
 def _character(s):
     s = {'\\t': '\t'}.get(s, s)
-    if len(s) != 1 or s in '\r\n"': raise argparse.ArgumentTypeError(f"{s!r} is not one character that can stand between values")
+    if len(s) != 1 or s in '\r\n"':
+        raise argparse.ArgumentTypeError(f"{s!r} is not one character that can stand between values")
     return s
 
 def parser()->argparse.ArgumentParser:
@@ -299,59 +380,103 @@ def parser()->argparse.ArgumentParser:
     p = argparse.ArgumentParser('bilingual-embed', description='Bilingual text embeddings of up to 8192 tokens: train them from raw text, judge them, use them.',
                                 epilog='bilingual-embed COMMAND --help says more, with examples.')
     p.add_argument('--debug', action='store_true', help='show the traceback of an error')
-    sub = p.add_subparsers(dest='command', metavar='COMMAND', required=True); raw = argparse.RawDescriptionHelpFormatter
+    sub = p.add_subparsers(dest='command', metavar='COMMAND', required=True)
+    raw = argparse.RawDescriptionHelpFormatter
     t = sub.add_parser('train', help='text in, scored model out', formatter_class=raw, epilog='examples:\n  bilingual-embed train --scale sample\n  bilingual-embed train --langs en-es --source my_text/ --out runs/mine\n  accelerate launch -m bilingual_embed.cli train --scale base')
-    t.add_argument('--scale', default='cpu', choices=SCALES, help='size of model and run (default: cpu)'); t.add_argument('--langs', default='en-de', help=f"language pair, English first (default: en-de); codes: {' '.join(LANGUAGES)}")
-    t.add_argument('--seed', type=int, default=42, help='the only source of randomness (default: 42)'); t.add_argument('--source', default='', help='auto, sample, debian, hub or a folder of text (default: the recipe\'s)')
+    t.add_argument('--scale', default='cpu', choices=SCALES, help='size of model and run (default: cpu)')
+    t.add_argument('--langs', default='en-de', help=f"language pair, English first (default: en-de); codes: {' '.join(LANGUAGES)}")
+    t.add_argument('--seed', type=int, default=42, help='the only source of randomness (default: 42)')
+    t.add_argument('--source', default='', help='auto, sample, debian, hub or a folder of text (default: the recipe\'s)')
     t.add_argument('--start', default='', help='train a finished model further instead of a new one: its name (en-de, en-es) or folder; stages 0 and 1 are left out')
-    t.add_argument('--out', default='', help='run folder (default: runs/<scale>-<langs>-<seed>)'); t.add_argument('--evals', default='', help='folders of evaluation sets, comma-separated')
-    t.add_argument('--cache', default='', help='folder for clean text (default: data/cache)'); t.add_argument('--changes', default='', help='other values for the recipe: "pairs.steps=200, pairs.tau=0.02"'); t.add_argument('--no-scores', action='store_true', help='train only')
+    t.add_argument('--out', default='', help='run folder (default: runs/<scale>-<langs>-<seed>)')
+    t.add_argument('--evals', default='', help='folders of evaluation sets, comma-separated')
+    t.add_argument('--cache', default='', help='folder for clean text (default: data/cache)')
+    t.add_argument('--changes', default='', help='other values for the recipe: "pairs.steps=200, pairs.tau=0.02"')
+    t.add_argument('--no-scores', action='store_true', help='train only')
     def reads(p, what): # options of a command that reads texts
-        p.add_argument('files', nargs='*', help=what); p.add_argument('--model', required=True, help='model folder')
-        p.add_argument('--field', default='', help='field or column that holds the text; without it, one text a line'); p.add_argument('--format', default='', choices=FORMATS, help='what is read (default: by the ending; .gz may follow it)')
-        p.add_argument('--delimiter', default=None, type=_character, help='between the values of CSV (default: comma)'); p.add_argument('--skip-bad', action='store_true', help='leave out rows that cannot be read, and say how many; without it they are an error')
-        p.add_argument('--max-length', type=_positive, default=None, help='cut texts to so many tokens (default: the model\'s 8192)'); p.add_argument('--dim', type=_positive, default=None, help='keep only the first numbers of each vector')
-        p.add_argument('--precision', default=None, choices=('fp32','bf16'), help='(default: fp32)'); p.add_argument('--progress', action='store_true', help='progress bar on stderr')
+        p.add_argument('files', nargs='*', help=what)
+        p.add_argument('--model', required=True, help='model folder')
+        p.add_argument('--field', default='', help='field or column that holds the text; without it, one text a line')
+        p.add_argument('--format', default='', choices=FORMATS, help='what is read (default: by the ending; .gz may follow it)')
+        p.add_argument('--delimiter', default=None, type=_character, help='between the values of CSV (default: comma)')
+        p.add_argument('--skip-bad', action='store_true', help='leave out rows that cannot be read, and say how many; without it they are an error')
+        p.add_argument('--max-length', type=_positive, default=None, help='cut texts to so many tokens (default: the model\'s 8192)')
+        p.add_argument('--dim', type=_positive, default=None, help='keep only the first numbers of each vector')
+        p.add_argument('--precision', default=None, choices=('fp32','bf16'), help='(default: fp32)')
+        p.add_argument('--progress', action='store_true', help='progress bar on stderr')
     e = sub.add_parser('encode', help='texts to vectors', formatter_class=raw, epilog='examples:\n  bilingual-embed encode --model runs/cpu-en-de-42 texts.txt --out vectors.npy\n  bilingual-embed encode --model runs/cpu-en-de-42 articles.csv --field body --keep id,title --out vectors.parquet --progress\n'
         '  zcat big.jsonl.gz | bilingual-embed encode --model runs/cpu-en-de-42 --field text > vectors.jsonl\n\nA run with --out may be stopped at any time; the same command goes on behind what is written.')
-    reads(e, 'files of texts: lines, JSON Lines, CSV with a header, Parquet; none or - is standard input'); e.add_argument('--out', default='', help='.npy, .jsonl or .parquet file (default: JSON Lines on standard output)')
-    e.add_argument('--keep', default='', help='fields or columns to write beside the vectors, comma-separated; of plain lines, text'); e.add_argument('--prompt', default='', help='put this prompt of the model before each text'); e.add_argument('--restart', action='store_true', help='forget what a stopped run has written')
+    reads(e, 'files of texts: lines, JSON Lines, CSV with a header, Parquet; none or - is standard input')
+    e.add_argument('--out', default='', help='.npy, .jsonl or .parquet file (default: JSON Lines on standard output)')
+    e.add_argument('--keep', default='', help='fields or columns to write beside the vectors, comma-separated; of plain lines, text')
+    e.add_argument('--prompt', default='', help='put this prompt of the model before each text')
+    e.add_argument('--restart', action='store_true', help='forget what a stopped run has written')
     f = sub.add_parser('search', help='texts nearest to a query', formatter_class=raw, epilog='examples:\n  bilingual-embed search --model runs/cpu-en-de-42 texts.txt "Wo ist der Bahnhof?"\n  bilingual-embed search --model runs/cpu-en-de-42 articles.csv --field body --keep id --queries questions.txt -k 5 --jsonl > found.jsonl\n'
         '  bilingual-embed encode --model runs/cpu-en-de-42 articles.csv --field body --out vectors.npy\n  bilingual-embed search --model runs/cpu-en-de-42 articles.csv --field body --vectors vectors.npy')
-    reads(f, 'files of texts, then queries; without queries they are read from standard input, a line each'); f.add_argument('--queries', default='', help='file of queries, read by its ending'); f.add_argument('--query-field', default='', help='field of --queries (default: --field)')
-    f.add_argument('-k', type=_positive, default=10, help='how many texts to find (default: 10)'); f.add_argument('--vectors', default='', help='.npy or .parquet that encode has written from these files (default: encode them now)')
-    f.add_argument('--keep', default='', help='fields or columns to print beside the text, comma-separated'); f.add_argument('--jsonl', action='store_true', help='print JSON Lines instead of a table')
+    reads(f, 'files of texts, then queries; without queries they are read from standard input, a line each')
+    f.add_argument('--queries', default='', help='file of queries, read by its ending')
+    f.add_argument('--query-field', default='', help='field of --queries (default: --field)')
+    f.add_argument('-k', type=_positive, default=10, help='how many texts to find (default: 10)')
+    f.add_argument('--vectors', default='', help='.npy or .parquet that encode has written from these files (default: encode them now)')
+    f.add_argument('--keep', default='', help='fields or columns to print beside the text, comma-separated')
+    f.add_argument('--jsonl', action='store_true', help='print JSON Lines instead of a table')
     v = sub.add_parser('evaluate', help='score a model on folders of test sets', formatter_class=raw, epilog='example:\n  bilingual-embed evaluate --model runs/cpu-en-de-42 --langs en-de --tests my_tests/ --baselines')
-    v.add_argument('--model', required=True, help='model folder'); v.add_argument('--langs', default='en-de', help='language pair (default: en-de)'); v.add_argument('--tests', nargs='+', required=True, help='folders of test sets, laid out as data/README.md says')
-    v.add_argument('--quick', action='store_true', help='only STS, retrieval and bitext of at most 2000 items'); v.add_argument('--baselines', action='store_true', help='TF-IDF and BM25 as well'); v.add_argument('--out', default='', help='scores.csv to add the rows to')
+    v.add_argument('--model', required=True, help='model folder')
+    v.add_argument('--langs', default='en-de', help='language pair (default: en-de)')
+    v.add_argument('--tests', nargs='+', required=True, help='folders of test sets, laid out as data/README.md says')
+    v.add_argument('--quick', action='store_true', help='only STS, retrieval and bitext of at most 2000 items')
+    v.add_argument('--baselines', action='store_true', help='TF-IDF and BM25 as well')
+    v.add_argument('--out', default='', help='scores.csv to add the rows to')
     m = sub.add_parser('mteb', help='an MTEB suite by name, resumable, in a table beside published scores', formatter_class=raw, epilog='examples:\n  bilingual-embed mteb --suite de --data mteb_de --prepare                  # once, where the hub can be reached\n  bilingual-embed mteb --suite de --data mteb_de --model runs/cpu-en-de-42  # needs no network\nMTEB\'s own command, for our folders too: bilingual-embed-mteb run -m FOLDER -t STSES [--data mteb_es]')
-    m.add_argument('--suite', required=True, help='de, es or cross, or any benchmark or task MTEB knows'); m.add_argument('--model', default='', help='model folder'); m.add_argument('--data', default='', help='folder of prepared tasks (default: the hub)')
-    m.add_argument('--langs', default='en-de', help='language pair, for cross and single tasks (default: en-de)'); m.add_argument('--out', default='', help='folder for results (default: scores/<model>-<suite>)')
-    m.add_argument('--strict', action='store_true', help='a task that the folder lacks is an error'); m.add_argument('--prepare', action='store_true', help='fetch the suite\'s data into --data instead of judging')
+    m.add_argument('--suite', required=True, help='de, es or cross, or any benchmark or task MTEB knows')
+    m.add_argument('--model', default='', help='model folder')
+    m.add_argument('--data', default='', help='folder of prepared tasks (default: the hub)')
+    m.add_argument('--langs', default='en-de', help='language pair, for cross and single tasks (default: en-de)')
+    m.add_argument('--out', default='', help='folder for results (default: scores/<model>-<suite>)')
+    m.add_argument('--strict', action='store_true', help='a task that the folder lacks is an error')
+    m.add_argument('--prepare', action='store_true', help='fetch the suite\'s data into --data instead of judging')
     q = sub.add_parser('plan', help='parameters, operations, memory and hours of a recipe, before it is run', formatter_class=raw, epilog='examples:\n  bilingual-embed plan --scale cpu\n  bilingual-embed plan --scale base --gpus 8 --gpu-memory 80 --tflops 989')
-    q.add_argument('--scale', default='cpu', choices=SCALES, help='recipe (default: cpu)'); q.add_argument('--langs', default='en-de', help='language pair (default: en-de)'); q.add_argument('--changes', default='', help='other values for the recipe, as in train')
-    q.add_argument('--gpus', type=int, default=1, help='processes (default: 1)'); q.add_argument('--gpu-memory', type=float, default=0., help='GB of each, to compare with'); q.add_argument('--tflops', type=float, default=0., help='peak of a device that is not here, in 10**12 operations a second; without it this machine is measured')
+    q.add_argument('--scale', default='cpu', choices=SCALES, help='recipe (default: cpu)')
+    q.add_argument('--langs', default='en-de', help='language pair (default: en-de)')
+    q.add_argument('--changes', default='', help='other values for the recipe, as in train')
+    q.add_argument('--gpus', type=int, default=1, help='processes (default: 1)')
+    q.add_argument('--gpu-memory', type=float, default=0., help='GB of each, to compare with')
+    q.add_argument('--tflops', type=float, default=0., help='peak of a device that is not here, in 10**12 operations a second; without it this machine is measured')
     q.add_argument('--mfu', type=float, default=.4, help='share of that peak which training reaches: an assumption (default: 0.4)')
     x = sub.add_parser('export', help='a model for other programs', formatter_class=raw, epilog='examples:\n  bilingual-embed export runs/cpu-en-de-42 my_onnx --int8\n  bilingual-embed export runs/cpu-en-de-42 my_published --format published')
-    x.add_argument('model', help='model folder'); x.add_argument('out', help='folder to write, made if missing'); x.add_argument('--format', default='onnx', choices=_FORMATS, help='; '.join(f'{k}: {v}' for k,v in _FORMATS.items()) + ' (default: onnx)')
+    x.add_argument('model', help='model folder')
+    x.add_argument('out', help='folder to write, made if missing')
+    x.add_argument('--format', default='onnx', choices=_FORMATS, help='; '.join(f'{k}: {v}' for k,v in _FORMATS.items()) + ' (default: onnx)')
     x.add_argument('--int8', action='store_true', help='onnx: onnx/model_quantized.onnx as well, a quarter of the size')
     d = sub.add_parser('doctor', help='what this machine has and which ways encoding takes on it', formatter_class=raw, epilog='example:\n  bilingual-embed doctor --online')
     d.add_argument('--online', action='store_true', help='ask whether the hub answers (the only thing that uses the network)')
     return p
 
 def _arguments(argv): # files may stand on both sides of an option
-    p = parser(); a,more = p.parse_known_args(argv); cut = more.index('--') if '--' in more else len(more)
-    if more and (not hasattr(a, 'files') or any(re.match(r'-+[^\W\d]', x) and ' ' not in x for x in more[:cut])): p.error(f"unrecognized arguments: {' '.join(more)}")
+    p = parser()
+    a,more = p.parse_known_args(argv)
+    cut = more.index('--') if '--' in more else len(more)
+    if more and (not hasattr(a, 'files') or any(re.match(r'-+[^\W\d]', x) and ' ' not in x for x in more[:cut])):
+        p.error(f"unrecognized arguments: {' '.join(more)}")
     if more: a.files += more[:cut] + more[cut+1:]
     return a
 
 def main(argv:list[str]|None=None)->int: # exit code: 0 done, 1 failed, 2 wrong use, 130 stopped
     "The bilingual-embed command"
     a = _arguments(argv)
-    if hasattr(sys.stdout, 'reconfigure'): sys.stdout.reconfigure(errors='backslashreplace')        # a terminal without the letters of a text still shows the rest
-    try: code = dict(train=_train, encode=_encode, search=_search, evaluate=_evaluate, mteb=_suite, plan=_plan, export=_export, doctor=_doctor)[a.command](a) or 0; sys.stdout.flush(); return code
-    except BrokenPipeError: _silence(); return 0                                                    # the reader has seen enough
-    except KeyboardInterrupt: print("stopped" + "; what was done is kept, the same command goes on"*(a.command == 'train' or a.command == 'encode' and bool(a.out)), file=sys.stderr); return 130
+    if hasattr(sys.stdout, 'reconfigure'):
+        # a terminal without the letters of a text still shows the rest
+        sys.stdout.reconfigure(errors='backslashreplace')
+    try:
+        code = dict(train=_train, encode=_encode, search=_search, evaluate=_evaluate, mteb=_suite, plan=_plan, export=_export, doctor=_doctor)[a.command](a) or 0
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        _silence()
+        return 0                                                    # the reader has seen enough
+    except KeyboardInterrupt:
+        print("stopped" + "; what was done is kept, the same command goes on"*(a.command == 'train' or a.command == 'encode' and bool(a.out)), file=sys.stderr)
+        return 130
     except Exception as e:
         if a.debug: raise
         known = isinstance(e, (ValueError, OSError, RuntimeError, ModuleNotFoundError, MemoryError, FloatingPointError))
@@ -360,6 +485,8 @@ def main(argv:list[str]|None=None)->int: # exit code: 0 done, 1 failed, 2 wrong 
         except OSError: _silence()
         return 2 if isinstance(e, (ValueError, FileNotFoundError)) else 1
 
-def _silence(): os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())                      # what is left for a closed or full standard output goes nowhere
+def _silence():
+    # what is left for a closed or full standard output goes nowhere
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 if __name__ == '__main__' and '__file__' in globals(): sys.exit(main())

@@ -25,7 +25,8 @@ class LocalSource:
         name:str='local',       # provenance prefix: "local/multi30k"
     ):
         self.folder,self.on_error,self.max_chars,self.name = Path(folder),on_error,max_chars,name
-        RowPolicy(folder, on_error=on_error, skips=Skips())                 # refuses an unknown on_error now, not after an hour
+        # refuses an unknown on_error now, not after an hour
+        RowPolicy(folder, on_error=on_error, skips=Skips())
     def files(self,
         langs:tuple[str,str]|None=None, # both languages of the pair; None: any
         skips:Skips|None=None,          # counts files without a language in their name
@@ -56,7 +57,8 @@ class LocalSource:
         "Records of both languages and across them, streamed file by file"
         ok,why = self.reachable()
         if not ok: raise ValueError(why)
-        if not (files := self.files(langs, skips)): raise ValueError(f"{self.folder} has no training files in {' or '.join(langs)}; it has {', '.join(sorted({f[3] for f in self.files()}))}")
+        if not (files := self.files(langs, skips)):
+            raise ValueError(f"{self.folder} has no training files in {' or '.join(langs)}; it has {', '.join(sorted({f[3] for f in self.files()}))}")
         keep = set(langs)
         for path,kind,set_,lang in files:
             source = f'{self.name}/{set_}'
@@ -68,11 +70,13 @@ class LocalSource:
     )->list[dict]:                      # one row a file
         "Provenance: data set, kind, languages, licence and checksum; licence and origin from MANIFEST.tsv where there is one"
         m = self.folder/'MANIFEST.tsv'
-        try: known = {r['file']:r for r in (csv.DictReader(m.open(encoding='utf-8', errors='replace', newline=''), delimiter='\t') if m.is_file() else ()) if r.get('file')}
+        try:
+            known = {r['file']:r for r in (csv.DictReader(m.open(encoding='utf-8', errors='replace', newline=''), delimiter='\t') if m.is_file() else ()) if r.get('file')}
         except csv.Error as e: raise ValueError(f"{m} is not a table with tabs ({e}); correct or remove it") from None
         out = []
         for path,kind,set_,lang in self.files(langs):
-            file = f'{path.parent.name}/{path.name}'; row = known.get(file, {})
+            file = f'{path.parent.name}/{path.name}'
+            row = known.get(file, {})
             out.append(dict(source=f'{self.name}/{set_}', file=file, kind=kind, lang=lang, rows=row.get('rows',''), bytes=path.stat().st_size, licence=row.get('licence') or 'not stated',
                             origin=row.get('source',''), version=f'sha256:{checksum(path)[:16]}'))
         return out
@@ -105,11 +109,14 @@ class SampleSource:
         langs:tuple[str,...]=(), # languages every row must have
     )->list[dict]:
         "The rows of a file and split"
-        path = self.folder/f'{file}.jsonl'; rows = list(read_rows(path))
+        path = self.folder/f'{file}.jsonl'
+        rows = list(read_rows(path))
         for n,r in enumerate(rows, 1):
-            if lacks := set(self.FILES[file].split()) - set(r): raise RecordError(f"{path}:{n}: the row lacks {', '.join(sorted(lacks))}; restore the file from the repository")
+            if lacks := set(self.FILES[file].split()) - set(r):
+                raise RecordError(f"{path}:{n}: the row lacks {', '.join(sorted(lacks))}; restore the file from the repository")
             have = r['sentence1' if file == 'sts' else 'text']
-            if lacks := set(langs) - set(have): raise ValueError(f"the sample is written in {', '.join(have)}, not in {', '.join(sorted(lacks))}; choose a pair of those, or another source")
+            if lacks := set(langs) - set(have):
+                raise ValueError(f"the sample is written in {', '.join(have)}, not in {', '.join(sorted(lacks))}; choose a pair of those, or another source")
         return [r for r in rows if r['split'] == split]
     def read(self,
         langs:tuple[str,str], # the pair, ("en","de")
@@ -170,7 +177,8 @@ def write_jsonl(
     rows:list[dict],
 )->Path:
     "Rows as UTF-8 JSON Lines"
-    path = Path(path); path.parent.mkdir(parents=True, exist_ok=True)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(''.join(json.dumps(r, ensure_ascii=False)+'\n' for r in rows), encoding='utf-8')
     return path
 
@@ -189,11 +197,16 @@ def write_sample_eval(
     for l in langs:
         save(f'sample-retrieval/corpus.{l}.jsonl', [dict(_id=r['id'], title='', text=r['text'][l]) for r in test + long] + [dict(_id=f"{r['id']}-near", title='', text=r['distractor'][l]) for r in test])
         save(f'sample-retrieval/queries.{l}.jsonl', [dict(_id=f"{r['id']}-q", text=r['question'][l]) for r in test] + [dict(_id=f"{r['id']}-q{i}", text=q[l]) for r in long for i,q in enumerate(r['questions'])])
-        for name,rows in (('train',train),('test',test)): save(f'sample-topics/{l}.{name}.jsonl', [dict(text=r['text'][l], label=r['topic']) for r in rows])
+        for name,rows in (('train',train),('test',test)):
+            save(f'sample-topics/{l}.{name}.jsonl', [dict(text=r['text'][l], label=r['topic']) for r in rows])
         save(f'sample-clusters/{l}.all.jsonl', [dict(text=r[k][l], label=r['topic']) for r in test for k in ('text','distractor')])
     qrels = [(f"{r['id']}-q", r['id']) for r in test] + [(f"{r['id']}-q{i}", r['id']) for r in long for i in range(len(r['questions']))]
-    p = folder/'sample-retrieval/qrels.tsv'; p.write_text('query-id\tcorpus-id\tscore\n' + ''.join(f'{q}\t{d}\t1\n' for q,d in qrels)); out.append(p)
-    for x,y in ((a,a),(b,b),(a,b)): save(f"sample-sts/{x if x == y else f'{x}-{y}'}.test.jsonl", [dict(sentence1=r['sentence1'][x], sentence2=r['sentence2'][y], score=r['score']) for r in sts])
-    bitext = dict.fromkeys(p for r in test for p in parallel(r, b, a))     # a text that occurs twice has two right partners, so each counts once
+    p = folder/'sample-retrieval/qrels.tsv'
+    p.write_text('query-id\tcorpus-id\tscore\n' + ''.join(f'{q}\t{d}\t1\n' for q,d in qrels))
+    out.append(p)
+    for x,y in ((a,a),(b,b),(a,b)):
+        save(f"sample-sts/{x if x == y else f'{x}-{y}'}.test.jsonl", [dict(sentence1=r['sentence1'][x], sentence2=r['sentence2'][y], score=r['score']) for r in sts])
+    # a text that occurs twice has two right partners, so each counts once
+    bitext = dict.fromkeys(p for r in test for p in parallel(r, b, a))
     save(f'sample-bitext/{b}-{a}.jsonl', [dict(sentence1=x, sentence2=y) for x,y in bitext])
     return out

@@ -21,7 +21,8 @@ from .records import DiskFull, Record, repo_path, room_on, Skips
 
 # %% ../nbs/03a_debian.ipynb #2455d766
 SCALES = dict(sample='cpu', cpu='cpu', small='small', base='small')  # scale of a recipe -> column of the manifest
-_LISTS = 'apt-lists/'                                                 # rows of the manifest that are lists of descriptions, not packages
+# rows of the manifest that are lists of descriptions, not packages
+_LISTS = 'apt-lists/'
 
 class DebianError(RuntimeError):
     "Packages cannot be had or read; says what to do"
@@ -48,13 +49,16 @@ def load_manifest(
     want = [f.name for f in fields(Package)]
     with path.open(encoding='utf-8', newline='') as f:
         rows = csv.reader(f, delimiter='\t')
-        if (head := next(rows, [])) != want: raise DebianError(f"{path} begins with columns {head}, wanted {want}; restore it from the repository")
+        if (head := next(rows, [])) != want:
+            raise DebianError(f"{path} begins with columns {head}, wanted {want}; restore it from the repository")
         out = []
         for n,row in enumerate(rows, 2):
-            if len(row) != len(want): raise DebianError(f"{path} line {n} has {len(row)} columns, wanted {len(want)}; restore it from the repository")
+            if len(row) != len(want):
+                raise DebianError(f"{path} line {n} has {len(row)} columns, wanted {len(want)}; restore it from the repository")
             d = dict(zip(want, row))
             for item in d['reads'].split():
-                if item.partition(':')[0] not in READERS: raise DebianError(f"{path} line {n}: reader {item!r} is none of {' '.join(READERS)}")
+                if item.partition(':')[0] not in READERS:
+                    raise DebianError(f"{path} line {n}: reader {item!r} is none of {' '.join(READERS)}")
             out.append(Package(**{**d, 'bytes': int(d['bytes'])}))
     return out
 
@@ -96,7 +100,8 @@ def unpack_deb(
             if name.startswith('data.tar'): break
             f.seek(size+size%2, os.SEEK_CUR)
         kind = name[8:].lstrip('.')
-        if kind not in ('', 'xz', 'gz', 'bz2', 'zst'): raise DebianError(f"{deb} holds {name}, whose compression is none of xz gz bz2 zst")
+        if kind not in ('', 'xz', 'gz', 'bz2', 'zst'):
+            raise DebianError(f"{deb} holds {name}, whose compression is none of xz gz bz2 zst")
         try:
             raw = zstandard.ZstdDecompressor().stream_reader(f) if kind == 'zst' else f
             with tarfile.open(fileobj=raw, mode='r|'+(kind if kind != 'zst' else '')) as tar:
@@ -108,7 +113,8 @@ def unpack_deb(
                     with tar.extractfile(m) as src, out.open('wb') as dst: shutil.copyfileobj(src, dst)
                     if out.stat().st_size != m.size: raise DebianError(bad)
                     n += 1
-        except (tarfile.TarError, EOFError, zstandard.ZstdError, ValueError) as e: raise DebianError(f"{bad} ({e})") from None
+        except (tarfile.TarError, EOFError, zstandard.ZstdError, ValueError) as e:
+            raise DebianError(f"{bad} ({e})") from None
         except Exception as e:
             if type(e).__name__ not in ('LZMAError', 'BadGzipFile', 'error'): raise    # lzma and zlib name their own
             raise DebianError(f"{bad} ({e})") from None
@@ -126,9 +132,11 @@ class Apt:
         return f"{' and '.join(missing)} not on this machine (Debian and Ubuntu have them)" if missing else ''
     def _run(self, *args, cwd=None, timeout=600):
         conf = self.folder/'apt.conf'
-        try: p = subprocess.run([args[0], '-c', conf, *args[1:]], cwd=cwd, capture_output=True, text=True, timeout=timeout, errors='replace',
+        try:
+            p = subprocess.run([args[0], '-c', conf, *args[1:]], cwd=cwd, capture_output=True, text=True, timeout=timeout, errors='replace',
                                 env={**os.environ, 'LC_ALL':'C.UTF-8', 'DEBIAN_FRONTEND':'noninteractive'})
-        except subprocess.TimeoutExpired: raise DebianError(f"{args[0]} {args[1]} did not end within {timeout} s; is the network slow or gone? Run again, what is there is kept") from None
+        except subprocess.TimeoutExpired:
+            raise DebianError(f"{args[0]} {args[1]} did not end within {timeout} s; is the network slow or gone? Run again, what is there is kept") from None
         except FileNotFoundError: raise DebianError(self.have() or f'{args[0]} cannot be started') from None
         return p
     def update(self,
@@ -138,7 +146,8 @@ class Apt:
         with room_on(self.folder.parent):
             for d in (self.lists/'partial', self.folder/'cache/archives/partial'): d.mkdir(parents=True, exist_ok=True)
             for p in Path('/var/lib/apt/lists').glob('*_*') if not any(self.lists.glob('*_Packages*')) else ():
-                if p.is_file() and os.access(p, os.R_OK) and ('_Packages' in p.name or p.name.endswith('Release')): shutil.copy2(p, self.lists/p.name)
+                if p.is_file() and os.access(p, os.R_OK) and ('_Packages' in p.name or p.name.endswith('Release')):
+                    shutil.copy2(p, self.lists/p.name)
             names = ' '.join(f'"{l}";' for l in langs) or '"none";'
             (self.folder/'apt.conf').write_text(f'#clear Acquire::Languages;\nAcquire::Languages {{ {names} }};\nDir::State::lists "{self.lists}/";\nDir::Cache "{self.folder}/cache/";\n'
                 'Acquire::GzipIndexes "false";\nAcquire::Retries "2";\nAcquire::http::Timeout "30";\nAPT::Get::List-Cleanup "false";\nAPT::Update::Error-Mode "any";\n'
@@ -147,7 +156,8 @@ class Apt:
         failed = re.findall(r'(?m)^[EW]: +(.*(?:Failed to fetch|Could not|Unable to|Temporary failure|No space|unreachable|timed out).*)$', p.stderr)
         if p.returncode or failed:
             line = re.sub(r'\S+://\S+', 'a list', (failed or p.stderr.strip().splitlines() or ['no message'])[0])[:200]
-            if 'No space' in line: raise DiskFull(errno.ENOSPC, f"the disk is full while fetching package lists into {self.lists}; free some space or give another cache folder")
+            if 'No space' in line:
+                raise DiskFull(errno.ENOSPC, f"the disk is full while fetching package lists into {self.lists}; free some space or give another cache folder")
             raise DebianError(f"apt-get update failed: {line}. Check the network and this machine's apt sources, or use source='sample', which needs no network")
     def descriptions(self, lang:str)->list[Path]:
         "The lists of package descriptions in a language"
@@ -160,7 +170,8 @@ class Apt:
         p,out = self._run('apt-cache', 'show', '--no-all-versions', *names),{}
         for stanza in p.stdout.split('\n\n'):
             d = dict(re.findall(r'(?m)^(Package|Version|Size|SHA256): (.*)$', stanza))
-            if len(d) == 4: out.setdefault(d['Package'], dict(version=d['Version'], bytes=int(d['Size']), sha256=d['SHA256']))
+            if len(d) == 4:
+                out.setdefault(d['Package'], dict(version=d['Version'], bytes=int(d['Size']), sha256=d['SHA256']))
         return out
     def download(self, names:list[str], into:Path)->str: # "" or the first error
         "Fetch packages into a folder; several at once, or none if one of them fails"
@@ -168,7 +179,9 @@ class Apt:
         return '' if not p.returncode else re.sub(r'\S+://\S+', 'the archive', (re.findall(r'(?m)^E: +(.*)$', p.stderr) or ['no message'])[0])[:200]
 
 # %% ../nbs/03a_debian.ipynb #64dd6198
-def _language(p): return p.package.removeprefix(_LISTS+'Translation-') if p.package.startswith(_LISTS) else ''  # of a list of descriptions
+def _language(p):
+    # of a list of descriptions
+    return p.package.removeprefix(_LISTS+'Translation-') if p.package.startswith(_LISTS) else ''
 
 class DebianSource:
     "Text out of Debian packages, fetched with apt-get, nothing installed"
@@ -188,7 +201,8 @@ class DebianSource:
         "The rows of the manifest that a pair needs at this scale"
         either = {'-'.join(langs), '-'.join(reversed(langs))}
         out = [p for p in self.manifest if self.scale in p.scales.split() and either & set(p.pairs.split())]
-        if not out: raise DebianError(f"no Debian package is listed for {'-'.join(langs)}; there are {' '.join(sorted({q for p in self.manifest for q in p.pairs.split()}))}")
+        if not out:
+            raise DebianError(f"no Debian package is listed for {'-'.join(langs)}; there are {' '.join(sorted({q for p in self.manifest for q in p.pairs.split()}))}")
         return out
     def reachable(self,
         langs:tuple[str,str]|None=None, # the pair; None: any the manifest has
@@ -200,12 +214,14 @@ class DebianSource:
             try: rows = self.packages(pair)
             except DebianError as e: return False, str(e)
             here = [any(self.apt.descriptions(_language(p))) if _language(p) else (self.cache/'debs'/f'{p.package}.deb').is_file() for p in rows]
-            if all(here): return True, f"all {len(here)} packages for {'-'.join(sorted(pair, key=lambda l: l != 'en'))} are in {self.cache}"
+            if all(here):
+                return True, f"all {len(here)} packages for {'-'.join(sorted(pair, key=lambda l: l != 'en'))} are in {self.cache}"
         try: self.apt.update()
         except (DebianError, OSError) as e: return False, str(e)
         return True, 'apt-get is here and the archive answers'
     # --- fetching
-    def _whole(self, path, row): return path.is_file() and path.stat().st_size == row['bytes'] and checksum(path) == row['sha256']
+    def _whole(self, path, row):
+        return path.is_file() and path.stat().st_size == row['bytes'] and checksum(path) == row['sha256']
     def _served_file(self): return self.cache/'served.json'
     def fetch(self,
         langs:tuple[str,str],
@@ -214,7 +230,8 @@ class DebianSource:
         "Bring the packages of a pair into the cache, resuming; one process at a time"
         self.langs = tuple(langs)
         with room_on(self.cache.parent):
-            debs = self.cache/'debs'; (debs/'part').mkdir(parents=True, exist_ok=True)
+            debs = self.cache/'debs'
+            (debs/'part').mkdir(parents=True, exist_ok=True)
             with (self.cache/'.lock').open('w') as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 return self._fetch(langs, skips, debs)
@@ -232,26 +249,39 @@ class DebianSource:
         if missing and (why := self._download(missing, rows, debs)):
             for attempt in ('the archive has moved on', 'one by one'):   # old lists name files that are gone: new lists, then each alone
                 if attempt == 'the archive has moved on':
-                    try: self.apt.update(tuple(dict.fromkeys(('en', *need)))); rows.update(self.apt.served(missing))
-                    except DebianError as e: problem = str(e); break
+                    try:
+                        self.apt.update(tuple(dict.fromkeys(('en', *need))))
+                        rows.update(self.apt.served(missing))
+                    except DebianError as e:
+                        problem = str(e)
+                        break
                 missing = [n for n in missing if not self._whole(debs/f'{n}.deb', rows[n])]
                 for n in missing: why = self._download([n], rows, debs) or why
         out,self.got = {},{}
         for p in wanted:
             n = p.package
             if lang := _language(p):
-                if files := self.apt.descriptions(lang): self.got[n] = dict(version=time.strftime('%Y-%m-%d', time.gmtime(files[0].stat().st_mtime)), bytes=sum(f.stat().st_size for f in files), sha256='')
+                if files := self.apt.descriptions(lang):
+                    self.got[n] = dict(version=time.strftime('%Y-%m-%d', time.gmtime(files[0].stat().st_mtime)), bytes=sum(f.stat().st_size for f in files), sha256='')
                 else: skips.add(f'debian/{n}', 'list of package descriptions not served', problem)
                 continue
             deb = debs/f'{n}.deb'
-            if not rows[n]: skips.add(f'debian/{n}', 'package not in the archive' if not problem else 'archive out of reach', problem or n); continue
-            if not self._whole(deb, rows[n]): skips.add(f'debian/{n}', 'package could not be fetched whole', f'{deb}: {problem or why}'); continue
+            if not rows[n]:
+                skips.add(f'debian/{n}', 'package not in the archive' if not problem else 'archive out of reach', problem or n)
+                continue
+            if not self._whole(deb, rows[n]):
+                skips.add(f'debian/{n}', 'package could not be fetched whole', f'{deb}: {problem or why}')
+                continue
             try: out[n] = self._unpack(p, deb, rows[n])
-            except DebianError as e: skips.add(f'debian/{n}', 'package could not be unpacked', e); continue
+            except DebianError as e:
+                skips.add(f'debian/{n}', 'package could not be unpacked', e)
+                continue
             self.got[n] = known[n] = rows[n]
         part = self._served_file().with_suffix('.part')
-        part.write_text(json.dumps(known, indent=1)); os.replace(part, self._served_file())
-        if not self.got: raise DebianError(f"none of the {len(wanted)} packages for {'-'.join(langs)} could be had. {problem or skips.rows()[0]['example']}")
+        part.write_text(json.dumps(known, indent=1))
+        os.replace(part, self._served_file())
+        if not self.got:
+            raise DebianError(f"none of the {len(wanted)} packages for {'-'.join(langs)} could be had. {problem or skips.rows()[0]['example']}")
         return out
     def _download(self, names, rows, debs):
         part = debs/'part'
@@ -260,12 +290,14 @@ class DebianSource:
         for n in names:
             for f in part.glob(f'{n}_*.deb'):
                 if self._whole(f, rows[n]): os.replace(f, debs/f'{n}.deb')
-                else: why = why or f'{f.name} has {f.stat().st_size} bytes, wanted {rows[n]["bytes"]} with checksum {rows[n]["sha256"][:12]}'
+                else:
+                    why = why or f'{f.name} has {f.stat().st_size} bytes, wanted {rows[n]["bytes"]} with checksum {rows[n]["sha256"][:12]}'
         return why
     def _unpack(self, p, deb, row):
         into = self.cache/'files'/p.package
         mark = self.cache/'files'/f'{p.package}.sha256'
-        langs = '|'.join(sorted({l for pair in p.pairs.split() for l in pair.split('-')} - {'en'})); what = f"{row['sha256']} {p.reads} {langs}"
+        langs = '|'.join(sorted({l for pair in p.pairs.split() for l in pair.split('-')} - {'en'}))
+        what = f"{row['sha256']} {p.reads} {langs}"
         if not (into.is_dir() and mark.is_file() and mark.read_text() == what):
             into.parent.mkdir(parents=True, exist_ok=True)
             mark.unlink(missing_ok=True)
@@ -289,11 +321,14 @@ class DebianSource:
         for name,reader,what in jobs:
             source = f'{self.name}/{name}'
             try:
-                for rec in reader(what, tuple(langs), source, skips): n += 1; yield rec
+                for rec in reader(what, tuple(langs), source, skips):
+                    n += 1
+                    yield rec
             except (ValueError, OSError) as e:                            # a set that cannot be read must not stop the others
                 if isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT): raise
                 skips.add(source, 'set could not be read to its end', e)
-        if not n: raise DebianError(f"the Debian packages in {self.cache} gave no record for {'-'.join(langs)}:\n{skips!r}")
+        if not n:
+            raise DebianError(f"the Debian packages in {self.cache} gave no record for {'-'.join(langs)}:\n{skips!r}")
     def describe(self)->list[dict]: # one row a package
         "Provenance: what was pinned, what was served"
         out = []
@@ -316,7 +351,9 @@ def pin_manifest(
         out = csv.writer(f, delimiter='\t', lineterminator='\n')
         out.writerow([x.name for x in fields(Package)])
         for p in rows:
-            if (new := served.get(p.package)) and new['sha256'] != p.sha256: moved.append(p.package); p = replace(p, **new)
+            if (new := served.get(p.package)) and new['sha256'] != p.sha256:
+                moved.append(p.package)
+                p = replace(p, **new)
             out.writerow(astuple(p))
     os.replace(Path(path).with_suffix('.part'), path)
     return moved

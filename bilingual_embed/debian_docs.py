@@ -60,7 +60,9 @@ class PairFilter:
         a,b = squash(a),squash(b)
         why = why_not(a, b) or (f'fewer than {self.min_words} words' if a.count(' ')+1 < self.min_words else '')
         if not why and (h := hash((a, b))) in self.seen: why = 'seen before'
-        if why: self.skips.add(self.source, why, f'{a} | {b}'); return ()
+        if why:
+            self.skips.add(self.source, why, f'{a} | {b}')
+            return ()
         self.seen.add(h)
         return (Pair(a, b, self.lang, self.source+ending),)
 
@@ -122,7 +124,8 @@ def read_page(
         if path.suffix in ('.page', '.docbook', '.xml'):
             return blocks(etree.fromstring(raw, etree.XMLParser(resolve_entities='internal', no_network=True, recover=True, huge_tree=False)), False)
         return html_blocks(raw)
-    except (etree.LxmlError, AttributeError, ValueError) as e: raise ValueError(f"{path} is not readable as {path.suffix}: {e}") from None
+    except (etree.LxmlError, AttributeError, ValueError) as e:
+        raise ValueError(f"{path} is not readable as {path.suffix}: {e}") from None
 
 def html_blocks(raw:bytes)->list[Block]:
     "The blocks of an HTML page in UTF-8"
@@ -165,7 +168,9 @@ def page_records(
 )->Iterator[Record]:
     "A page as one document and as title-section pairs"
     text = '\n'.join(t for _,_,t in page)
-    if len(text) < 80: skips.add(source, 'page shorter than 80 characters', text); return
+    if len(text) < 80:
+        skips.add(source, 'page shorter than 80 characters', text)
+        return
     yield Document(text, lang, source)
     for s in split_sections(page):
         if s[0][0][0] != 'h' or len(s) < 2: continue
@@ -184,7 +189,9 @@ def read_pages(
         got = []
         for path,lang in zip(p, langs):
             try: got.append(read_page(path) if path else [])
-            except (ValueError, OSError) as e: skips.add(source, 'unreadable page', e); got.append([])
+            except (ValueError, OSError) as e:
+                skips.add(source, 'unreadable page', e)
+                got.append([])
             if got[-1]: yield from page_records(got[-1], lang, source, skips)
         if all(got):
             for x,y in align(*got): yield from keep(x, y)
@@ -234,14 +241,17 @@ def read_kde(folders:list[Path], langs:tuple[str,str], source:str, skips:Skips)-
             got = []
             for path,lang in zip(both, langs):
                 try: got.append(chapters(path) if path else {})
-                except (OSError, ValueError, EOFError, etree.LxmlError) as e: skips.add(source, 'unreadable handbook', f'{path}: {e}'); got.append({})
+                except (OSError, ValueError, EOFError, etree.LxmlError) as e:
+                    skips.add(source, 'unreadable handbook', f'{path}: {e}')
+                    got.append({})
                 for page in got[-1].values(): yield from page_records(page, lang, source, skips)
             for name in [n for n in got[0] if n in got[1]]:
                 for x,y in align(got[0][name], got[1][name]): yield from keep(x, y)
 
 # %% ../nbs/03a1_debian_docs.ipynb #360627d0
 _LO = re.compile(r'<(h[1-6]|p)\b[^>]*?\bid="((?:par|hd)_\w+)"[^>]*>(.*?)</\1>', re.S)
-_MAC = re.compile(r'<span\b[^>]*class="MAC">(?:[^<]*|<span[^>]*>[^<]*</span>)*</span>')  # what a Mac shows instead of the words that follow
+# what a Mac shows instead of the words that follow
+_MAC = re.compile(r'<span\b[^>]*class="MAC">(?:[^<]*|<span[^>]*>[^<]*</span>)*</span>')
 _ANY_TAG = re.compile(r'<[^<>]+>')
 
 def read_libreoffice(folders:list[Path], langs:tuple[str,str], source:str, skips:Skips)->Iterator[Record]:
@@ -268,7 +278,8 @@ def read_stanzas(
     path:Path, # Translation-XX index, plain text
 )->Iterator[tuple[str,str,list[str]]]: # (md5 of the English original, short description, paragraphs)
     "The stanzas of a package description index; lists keep one item a paragraph"
-    md5,short,paras,kind = '','',[],''        # kind of the open paragraph: "" none, "t" text, "l" list item, "v" verbatim
+    # kind of the open paragraph: "" none, "t" text, "l" list item, "v" verbatim
+    md5,short,paras,kind = '','',[],''
     with path.open(encoding='utf-8', errors='replace') as f:
         for line in f:
             if line[0] == ' ':
@@ -278,9 +289,13 @@ def read_stanzas(
                     if kind == 't': paras[-1] += ' '+text
                     else: paras.append(text)
                     kind = 't'
-                elif text[0] in '*-+o•–' and text[1:2] == ' ': paras.append(text[1:].strip()); kind = 'l'
+                elif text[0] in '*-+o•–' and text[1:2] == ' ':
+                    paras.append(text[1:].strip())
+                    kind = 'l'
                 elif kind == 'l': paras[-1] += ' '+text
-                else: paras.append(text); kind = 'v'
+                else:
+                    paras.append(text)
+                    kind = 'v'
             elif line == '\n':
                 if md5 and short: yield md5, short, paras
                 md5,short,paras,kind = '','',[],''
@@ -295,8 +310,12 @@ def read_descriptions(files:dict[str,list[Path]], langs:tuple[str,str], source:s
     keep,seen = PairFilter(langs, source, skips, min_words=2),set()
     def alone(lang, short, paras):
         body = '\n'.join(paras)
-        if len(body) < 80: skips.add(source, 'body shorter than 80 characters', short); return
-        if (h := hash((lang, body[:300]))) in seen: skips.add(source, 'body seen before', short); return
+        if len(body) < 80:
+            skips.add(source, 'body shorter than 80 characters', short)
+            return
+        if (h := hash((lang, body[:300]))) in seen:
+            skips.add(source, 'body seen before', short)
+            return
         seen.add(h)
         yield Document(f'{short}\n{body}', lang, source)
         yield Pair(short, paras[0], lang, source+'-sec')
@@ -307,7 +326,9 @@ def read_descriptions(files:dict[str,list[Path]], langs:tuple[str,str], source:s
             short2,paras2 = other.pop(md5)
             yield from alone(second, short2, paras2)
             yield from keep(short, short2)
-            if len(paras2) != len(paras): skips.add(source, 'paragraph counts differ', short); continue
+            if len(paras2) != len(paras):
+                skips.add(source, 'paragraph counts differ', short)
+                continue
             for x,y in zip(paras, paras2): yield from keep(x, y)
     for short,paras in other.values(): yield from alone(second, short, paras)
 
@@ -322,10 +343,12 @@ def read_mo(
     try:
         n,o,t = struct.unpack_from(order+'3I', raw, 8)
         heads = struct.unpack_from(f'{order}{2*n}I', raw, o), struct.unpack_from(f'{order}{2*n}I', raw, t)
-    except struct.error: raise ValueError(f"{path} is cut short at {len(raw)} bytes; delete it and fetch its package again") from None
+    except struct.error:
+        raise ValueError(f"{path} is cut short at {len(raw)} bytes; delete it and fetch its package again") from None
     for i in range(n):
         (n1,o1),(n2,o2) = heads[0][2*i:2*i+2], heads[1][2*i:2*i+2]
-        if max(o1+n1, o2+n2) > len(raw): raise ValueError(f"{path} is cut short at {len(raw)} bytes; delete it and fetch its package again")
+        if max(o1+n1, o2+n2) > len(raw):
+            raise ValueError(f"{path} is cut short at {len(raw)} bytes; delete it and fetch its package again")
         if not n1: continue                                   # the header
         msg,trans = raw[o1:o1+n1].decode('utf-8', 'replace'), raw[o2:o2+n2].decode('utf-8', 'replace')
         msg = msg.rpartition('\x04')[2]                       # context
@@ -343,13 +366,17 @@ def _message(s):
 
 def read_catalogues(folders:list[Path], langs:tuple[str,str], source:str, skips:Skips, min_words:int=3)->Iterator[Record]:
     "Parallel messages of every catalogue of the second language; messages are written in English"
-    if langs[0] != 'en': raise ValueError(f"message catalogues translate from English; langs {langs} have to begin with en")
+    if langs[0] != 'en':
+        raise ValueError(f"message catalogues translate from English; langs {langs} have to begin with en")
     keep = PairFilter(langs, source, skips, min_words=min_words)
     for mo in [m for f in folders for m in sorted(f.glob(f'**/{langs[1]}/LC_MESSAGES/*.mo'))]:
         try:
             for a,b in read_mo(mo):
-                if '^' in a[:30]: a,b = a.partition('^')[2],b.partition('^')[2] or b    # "female^Elvish Archer": a context, not text
+                if '^' in a[:30]:
+                    a,b = a.partition('^')[2],b.partition('^')[2] or b    # "female^Elvish Archer": a context, not text
                 pa,pb = ([p for p in _message(x).split('\n\n') if p.strip()] for x in (a, b))
-                if len(pa) != len(pb): skips.add(source, 'paragraph counts differ', a); continue
+                if len(pa) != len(pb):
+                    skips.add(source, 'paragraph counts differ', a)
+                    continue
                 for x,y in zip(pa, pb): yield from keep(x, y)
         except ValueError as e: skips.add(source, 'unreadable catalogue', e)

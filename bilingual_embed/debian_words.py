@@ -45,19 +45,26 @@ def read_ding(folders:list[Path], langs:tuple[str,str], source:str, skips:Skips)
                 de,_,en = line.partition(' :: ')
                 field = bool(_FIELD.search(de) or '(zoologische' in de or '(botanische' in de)
                 de,en = de.split('|'),en.split('|')
-                if len(de) != len(en): skips.add(source, 'sides with different numbers of parts', f'{path}:{n}'); continue
+                if len(de) != len(en):
+                    skips.add(source, 'sides with different numbers of parts', f'{path}:{n}')
+                    continue
                 for d,e in zip(de, en):
                     alts = dict(de=_alternatives(d), en=_alternatives(e))
                     xs,ys = alts[langs[0]],alts[langs[1]]
                     for i in range(min(3, max(len(xs), len(ys))) if xs and ys else 0):
                         x,y = xs[i%len(xs)],ys[i%len(ys)]
-                        if '/' in x+y: skips.add(source, 'alternatives by slash', f'{x} | {y}'); continue
-                        if x[-1] in ',:' or '...' in x or '…' in x: skips.add(source, 'open end', x); continue
+                        if '/' in x+y:
+                            skips.add(source, 'alternatives by slash', f'{x} | {y}')
+                            continue
+                        if x[-1] in ',:' or '...' in x or '…' in x:
+                            skips.add(source, 'open end', x)
+                            continue
                         long = min(x.count(' '), y.count(' ')) >= 2 or (x[-1] in '.!?' and ' ' in x)
                         yield from keep(x, y, '-phrases' if long else '-terms' if field else '-words')
                     for lang,words in alts.items():
                         for x,y in zip(words[:3], words[1:4]):
-                            if field or '/' in x+y or x.casefold() == y.casefold() or (h := hash((lang, x, y))) in seen: continue
+                            if field or '/' in x+y or x.casefold() == y.casefold() or (h := hash((lang, x, y))) in seen:
+                                continue
                             seen.add(h)
                             yield Pair(x, y, lang, source+'-synonyms')
 
@@ -72,10 +79,14 @@ def read_wordnet(folders:list[Path], langs:tuple[str,str], source:str, skips:Ski
                 head,_,gloss = line.partition(' | ')
                 parts = head.split()
                 try: words = [re.sub(r'\(\w+\)$', '', parts[4+2*i]).replace('_', ' ') for i in range(int(parts[3], 16))]
-                except (ValueError, IndexError): skips.add(source, 'line that is no synset', f'{path}:{n}'); continue
+                except (ValueError, IndexError):
+                    skips.add(source, 'line that is no synset', f'{path}:{n}')
+                    continue
                 define,*examples = [squash(g) for g in re.split(r'; (?=")', gloss.strip())]
                 define = define.rstrip(';')
-                if len(define) < 8: skips.add(source, 'definition shorter than 8 characters', f'{path}:{n}'); continue
+                if len(define) < 8:
+                    skips.add(source, 'definition shorter than 8 characters', f'{path}:{n}')
+                    continue
                 yield Pair(words[0], define, 'en', source+'-gloss')
                 for w in words[1:3]:
                     yield Pair(w, define, 'en', source+'-gloss')
@@ -95,7 +106,9 @@ def read_openthesaurus(folders:list[Path], langs:tuple[str,str], source:str, ski
                 if line[0] == '#': continue
                 words = [w for w in (squash(_NOTE.sub(' ', w)) for w in line.rstrip().split(';')) if w]
                 words = list(dict.fromkeys(words))
-                if len(words) < 2: skips.add(source, 'one word alone', line); continue
+                if len(words) < 2:
+                    skips.add(source, 'one word alone', line)
+                    continue
                 for x,y in zip(words[:6], words[1:7]): yield Pair(x, y, 'de', source)
 
 def read_mythes(folders:list[Path], langs:tuple[str,str], source:str, skips:Skips)->Iterator[Record]:
@@ -108,7 +121,9 @@ def read_mythes(folders:list[Path], langs:tuple[str,str], source:str, skips:Skip
             for line in f:
                 line = line.decode('utf-8' if 'UTF' in coding.upper() else coding, 'replace').rstrip('\n')
                 first,*rest = line.split('|')
-                if rest and rest[0].isdigit() and len(rest) == 1: word = squash(first); continue
+                if rest and rest[0].isdigit() and len(rest) == 1:
+                    word = squash(first)
+                    continue
                 for y in rest[:3]:
                     y = squash(_NOTE.sub(' ', y))
                     key = hash(frozenset((word, y)))
@@ -153,9 +168,13 @@ def read_definitions(folders:list[Path], langs:tuple[str,str], source:str, skips
         seen = set()
         for word,entry in read_dictd(path.with_suffix('')):
             body = squash(re.sub(r'[{}]|<[^<>]*>', '', entry.strip().partition('\n')[2]))
-            if (h := hash(body)) in seen: skips.add(source, 'seen before', word); continue
+            if (h := hash(body)) in seen:
+                skips.add(source, 'seen before', word)
+                continue
             seen.add(h)
-            if len(body) < 60: skips.add(source, 'definition shorter than 60 characters', body); continue
+            if len(body) < 60:
+                skips.add(source, 'definition shorter than 60 characters', body)
+                continue
             yield Pair(word, body, 'en', source)
             yield Document(f'{word}: {body}', 'en', source)
 
@@ -173,11 +192,14 @@ def read_ztext(
         cache,out = {},[]
         for i in range(len(v)//10):
             block,at,size = struct.unpack_from('<IIH', v, 10*i)
-            if not size: out.append(''); continue
+            if not size:
+                out.append('')
+                continue
             if block not in cache:
                 start,n,_ = struct.unpack_from('<III', s, 12*block)
                 try: cache[block] = zlib.decompress(z[start:start+n])
-                except zlib.error as e: raise ValueError(f"{folder/part}.bzz block {block}: {e}; fetch its package again") from None
+                except zlib.error as e:
+                    raise ValueError(f"{folder/part}.bzz block {block}: {e}; fetch its package again") from None
             raw = cache[block][at:at+size].decode('utf-8', 'replace')
             out.append(squash(_ANY_TAG.sub('', _VERSE_DROP.sub(' ', raw)).replace('¶', ' ')))
         yield out
@@ -212,7 +234,8 @@ def read_bible(folders:list[Path], langs:tuple[str,str], source:str, skips:Skips
     for conf in [p for f in folders for p in sorted((f/'usr/share/sword/mods.d').glob('*.conf'))]:
         meta = dict(re.findall(r'^(\w+)=(.*)$', conf.read_text(encoding='utf-8', errors='replace'), re.M))
         mods[meta.get('Lang', '').strip()[:2]] = (conf.parent.parent/meta['DataPath'].strip(), meta.get('Versification', 'KJV').strip())
-    if missing := [l for l in langs if l not in mods]: raise ValueError(f"no Bible in {' or '.join(missing)} under {folders}, only in {sorted(mods)}")
+    if missing := [l for l in langs if l not in mods]:
+        raise ValueError(f"no Bible in {' or '.join(missing)} under {folders}, only in {sorted(mods)}")
     texts = []
     for l in langs:
         folder,canon = mods[l]
@@ -222,7 +245,8 @@ def read_bible(folders:list[Path], langs:tuple[str,str], source:str, skips:Skips
                 raise ValueError(f"{folder} has {len(entries)} entries where versification {canon} has {len(places)}; fetch its package again")
             texts[-1] |= {p: modern_spanish(t) if l == 'es' else t for p,t in zip(places, entries) if p and t}
     for lang,text in zip(langs, texts):
-        for _,verses in groupby(text.items(), lambda kv: kv[0][:2]): yield Document('\n'.join(t for _,t in verses), lang, source)
+        for _,verses in groupby(text.items(), lambda kv: kv[0][:2]):
+            yield Document('\n'.join(t for _,t in verses), lang, source)
     for place,a in texts[0].items():
         if place in texts[1]: yield from keep(a, texts[1][place])
 
@@ -238,14 +262,20 @@ def read_fortunes(folders:list[Path], langs:tuple[str,str], source:str, skips:Sk
         except UnicodeDecodeError: text = raw.decode('latin-1')
         for q in re.split(r'(?m)^%+\s*$', text):
             q = '\n'.join(filter(None, (squash(p) for p in re.split(r'\n\s*\n|\n(?=\s)', re.sub(r'.\x08', '', q)))))
-            if len(q) < 40: skips.add(source, 'shorter than 40 characters', q); continue
-            if sum(map(str.isalpha, q)) < .6*len(q): skips.add(source, 'under 60 % letters', q); continue
+            if len(q) < 40:
+                skips.add(source, 'shorter than 40 characters', q)
+                continue
+            if sum(map(str.isalpha, q)) < .6*len(q):
+                skips.add(source, 'under 60 % letters', q)
+                continue
             yield Document(q, lang, source)
 
 # %% ../nbs/03a2_debian_words.ipynb #f95c0e72
 def _number(raw, at):
     "lttoolbox Compression::multibyte_read: two high bits say how many bytes follow"
-    b = raw[at]; n = b >> 6; v = b & 0x3f
+    b = raw[at]
+    n = b >> 6
+    v = b & 0x3f
     for i in range(n): v = v << 8 | raw[at+1+i]
     return v, at+1+n
 
@@ -254,12 +284,14 @@ class Transducer:
     def __init__(self, path:Path):
         self.path,raw = path,path.read_bytes()
         try: self._load(raw)
-        except IndexError: raise ValueError(f"{path} is cut short at {len(raw)} bytes; fetch its package again") from None
+        except IndexError:
+            raise ValueError(f"{path} is cut short at {len(raw)} bytes; fetch its package again") from None
     def _load(self, raw):
         at = 0
         def num():
             nonlocal at
-            v,at = _number(raw, at); return v
+            v,at = _number(raw, at)
+            return v
         def word(): return ''.join(chr(num()) for _ in range(num()))
         if raw[:4] == b'LTTB': at = 12
         for _ in range(num()): num()                          # letters of the tokeniser, not needed
@@ -271,10 +303,14 @@ class Transducer:
         self.sections = {}
         for _ in range(num()):
             name,weights = word(),False
-            if raw[at:at+4] == b'LTTD': weights = bool(raw[at+4] & 1); at += 12
+            if raw[at:at+4] == b'LTTD':
+                weights = bool(raw[at+4] & 1)
+                at += 12
             if weights: raise ValueError(f"{self.path} has weights, which this reader does not know")
             start,base,finals = num(),0,set()
-            for _ in range(num()): base += num(); finals.add(base)
+            for _ in range(num()):
+                base += num()
+                finals.add(base)
             n = num()
             states = []
             for s in range(n):
@@ -302,9 +338,11 @@ class Transducer:
 
 # %% ../nbs/03a2_debian_words.ipynb #7d032b35
 _TAG = re.compile(r'<[^<>]*>')
-_UNWANTED = frozenset('+~-0123456789')|{'<num>','<prs>','<pis>','<imp>'}  # joined pronouns, numbers, tenses English does not tell apart
+# joined pronouns, numbers, tenses English does not tell apart
+_UNWANTED = frozenset('+~-0123456789')|{'<num>','<prs>','<pis>','<imp>'}
 _PEOPLE = {('<p1>','<sg>'):'I', ('<p2>','<sg>'):'you', ('<p3>','<sg>'):'he', ('<p1>','<pl>'):'we', ('<p2>','<pl>'):'you', ('<p3>','<pl>'):'they'}
-_TENSES = {'<pri>':('<pres>',''), '<ifi>':('<past>',''), '<pii>':('<past>',''), '<fti>':('<inf>','will '), '<cni>':('<inf>','would ')}  # Spanish -> English form, auxiliary
+# Spanish -> English form, auxiliary
+_TENSES = {'<pri>':('<pres>',''), '<ifi>':('<past>',''), '<pii>':('<past>',''), '<fti>':('<inf>','will '), '<cni>':('<inf>','would ')}
 
 def _analyse(s):
     "`go<vblex><past># to bed` and `go# to bed<vblex>` -> lemma `go# to bed`, tags"
@@ -315,7 +353,8 @@ def read_apertium(folders:list[Path], langs:tuple[str,str], source:str, skips:Sk
     "Apertium's English-Spanish dictionary: lemmas, names, and the inflected forms both generators know"
     if set(langs) != {'en','es'}: raise ValueError(f"apertium-eng-spa is English-Spanish, asked for {langs}")
     base = next((p for f in folders for p in [f/'usr/share/apertium/apertium-eng-spa'] if p.is_dir()), None)
-    if base is None: raise ValueError(f"no usr/share/apertium/apertium-eng-spa under {folders}; delete the folder and fetch the package again")
+    if base is None:
+        raise ValueError(f"no usr/share/apertium/apertium-eng-spa under {folders}; delete the folder and fetch the package again")
     keep = PairFilter(langs, source, skips)
     def put(en, es, ending): return keep(en, es, ending) if langs[0] == 'en' else keep(es, en, ending)
     forms = {}
@@ -330,7 +369,8 @@ def read_apertium(folders:list[Path], langs:tuple[str,str], source:str, skips:Sk
         if not te or not ts or te[0] != ts[0]: continue
         kind = te[0]
         yield from put(('to ' if kind == '<vblex>' else '')+en.replace('#', ''), es.replace('#', ''), '-names' if kind == '<np>' else '-words')
-        for x,y in _inflect(kind, forms.get(('en', en, kind), {}), forms.get(('es', es, kind), {})): yield from put(x, y, '-forms')
+        for x,y in _inflect(kind, forms.get(('en', en, kind), {}), forms.get(('es', es, kind), {})):
+            yield from put(x, y, '-forms')
 
 def _inflect(kind, en, es):
     "English and Spanish forms that say the same: plurals, agreeing adjectives, tense and person"

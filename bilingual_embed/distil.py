@@ -33,7 +33,8 @@ def geometry_loss(
     t:Tensor, # (N,Dt) unit rows; Dt may differ from D
 )->Tensor:    # scalar, 0 where all cosines agree; 0 for one row
     "Mean squared difference of the cosines of all pairs of rows (relational distillation, Park et al. 2019)"
-    N = len(e); off = (e@e.T - t@t.T)**2
+    N = len(e)
+    off = (e@e.T - t@t.T)**2
     return (off.sum() - off.diagonal().sum())/max(1, N*(N-1))
 
 def distil_loss(
@@ -43,8 +44,10 @@ def distil_loss(
     weight:float=WEIGHT, # of the geometry term; 0 leaves it out
 )->Tensor:         # scalar float32 or float64, 0 or above, 0 only where e equals target
     "Distance to the teacher's vectors, and to their geometry, over the global batch"
-    if e.dim() == 2 == target.dim() and e.shape[1] != target.shape[1]: raise ValueError(f"the student has {e.shape[1]} numbers a text and the teacher's vectors {target.shape[1]}; bring them to {e.shape[1]} with fit_head(..., dim={e.shape[1]}) and taught_targets")
-    if e.shape != target.shape: raise ValueError(f"student {tuple(e.shape)} and teacher {tuple(target.shape)} must both be (B,D)")
+    if e.dim() == 2 == target.dim() and e.shape[1] != target.shape[1]:
+        raise ValueError(f"the student has {e.shape[1]} numbers a text and the teacher's vectors {target.shape[1]}; bring them to {e.shape[1]} with fit_head(..., dim={e.shape[1]}) and taught_targets")
+    if e.shape != target.shape:
+        raise ValueError(f"student {tuple(e.shape)} and teacher {tuple(target.shape)} must both be (B,D)")
     if not weight >= 0: raise ValueError(f"the geometry term's weight must be 0 or above, got {weight}")
     with torch.autocast(e.device.type, enabled=False):
         e,t = (gather(x)[0] for x in (unit_rows('e', e), unit_rows('target', target)))
@@ -52,7 +55,8 @@ def distil_loss(
         return near + weight*geometry_loss(e, t) if weight else near
 
 # %% ../nbs/09a_distil.ipynb #ac435708
-class TaughtError(ValueError): "Teacher's vectors that are not whole, or do not belong to these texts or this teacher; says what to do"
+class TaughtError(ValueError):
+    "Teacher's vectors that are not whole, or do not belong to these texts or this teacher; says what to do"
 
 _MEND = 'run teach again, it goes on from what is whole'
 
@@ -63,16 +67,19 @@ class _Listed: # texts in memory
 
 class _Lines: # JSON Lines, mapped into memory: lists or objects of text, language, source
     def __init__(self, path):
-        self.path,size = path,path.stat().st_size; self.raw = np.memmap(path, np.uint8, 'r') if size else np.empty(0, np.uint8)
+        self.path,size = path,path.stat().st_size
+        self.raw = np.memmap(path, np.uint8, 'r') if size else np.empty(0, np.uint8)
         self.ends = np.concatenate([np.flatnonzero(self.raw[i:i+2**24] == 10) + i for i in range(0, size, 2**24)] or [np.empty(0, np.int64)])
-        if size and (not len(self.ends) or self.ends[-1] != size-1): raise TaughtError(f"{path} ends in the middle of a line: it was cut short; {_MEND}")
+        if size and (not len(self.ends) or self.ends[-1] != size-1):
+            raise TaughtError(f"{path} ends in the middle of a line: it was cut short; {_MEND}")
     def __len__(self): return len(self.ends)
     def take(self, at):
         out = []
         for i in map(int, at):
             try: d = json.loads(self.raw[self.ends[i-1]+1 if i else 0:self.ends[i]].tobytes())
             except ValueError as e: raise TaughtError(f"{self.path}, line {i+1} is not JSON ({e})") from None
-            if not isinstance(d, (str, list)) and not (isinstance(d, dict) and 'text' in d): raise TaughtError(f"{self.path}, line {i+1} is neither a text, nor a list of text and language, nor an object with a \"text\"")
+            if not isinstance(d, (str, list)) and not (isinstance(d, dict) and 'text' in d):
+                raise TaughtError(f"{self.path}, line {i+1} is neither a text, nor a list of text and language, nor an object with a \"text\"")
             out.append((d,) if isinstance(d, str) else tuple(d) if isinstance(d, list) else (d['text'], d.get('lang'), d.get('source')))
         return out
 
@@ -81,11 +88,13 @@ class _Arrow: # an Arrow file with columns text, and perhaps lang and source
         import pyarrow as pa, pyarrow.ipc as ipc
         try: t = ipc.open_file(pa.memory_map(str(path), 'r')).read_all()
         except (pa.ArrowInvalid, OSError) as e: raise TaughtError(f"{path} is not a whole Arrow file ({e})") from None
-        if 'text' not in t.column_names: raise TaughtError(f"{path} has no column text; it has {', '.join(t.column_names)}")
+        if 'text' not in t.column_names:
+            raise TaughtError(f"{path} has no column text; it has {', '.join(t.column_names)}")
         self.array,self.table = pa.array,t.select([c for c in ('text','lang','source') if c in t.column_names])
     def __len__(self): return len(self.table)
     def take(self, at):
-        d = self.table.take(self.array(np.asarray(at))).to_pydict(); none = [None]*len(at)
+        d = self.table.take(self.array(np.asarray(at))).to_pydict()
+        none = [None]*len(at)
         return list(zip(d['text'], d.get('lang', none), d.get('source', none)))
 
 def _vectors(x): # a path or a matrix
@@ -93,8 +102,10 @@ def _vectors(x): # a path or a matrix
     else:
         name = x
         try: x = np.load(x, mmap_mode='r', allow_pickle=False)
-        except (ValueError, EOFError) as e: raise TaughtError(f"{name} is not a whole .npy matrix ({e}): it was cut short, or never finished; {_MEND}") from None
-    if x.ndim != 2 or x.dtype.kind != 'f': raise TaughtError(f"{name} holds {x.dtype} of shape {x.shape}, wanted a row of float16 or float32 numbers a text")
+        except (ValueError, EOFError) as e:
+            raise TaughtError(f"{name} is not a whole .npy matrix ({e}): it was cut short, or never finished; {_MEND}") from None
+    if x.ndim != 2 or x.dtype.kind != 'f':
+        raise TaughtError(f"{name} holds {x.dtype} of shape {x.shape}, wanted a row of float16 or float32 numbers a text")
     return x
 
 class TaughtRows(Sequence):
@@ -107,28 +118,36 @@ class TaughtRows(Sequence):
         head:Callable|None=None,    # (n,Dt) -> (n,D), applied to what is taken; see `taught_targets`
         about:dict|None=None,       # teacher, revision
     ):
-        if isinstance(texts, (str, Path)): texts = Path(texts); self.texts = (_Arrow if texts.suffix == '.arrow' else _Lines)(texts)
+        if isinstance(texts, (str, Path)):
+            texts = Path(texts)
+            self.texts = (_Arrow if texts.suffix == '.arrow' else _Lines)(texts)
         else: self.texts = _Listed(texts)
         self.vectors,self.lang,self.source,self.head,self.about = _vectors(vectors),lang,source,head,about or {}
-        if len(self.texts) != len(self.vectors): raise TaughtError(f"{len(self.texts)} texts and {len(self.vectors)} vectors: one of them was cut short, or they do not belong together; {_MEND}")
+        if len(self.texts) != len(self.vectors):
+            raise TaughtError(f"{len(self.texts)} texts and {len(self.vectors)} vectors: one of them was cut short, or they do not belong together; {_MEND}")
     def __len__(self): return len(self.vectors)
     def take(self,
         rows:np.ndarray, # (n,) int
     )->list[Taught]:
         "Several at once"
         rows = np.asarray(rows, np.int64)
-        if len(rows) and not -len(self) <= rows.min() <= rows.max() < len(self): raise IndexError(f"rows {rows.min()} to {rows.max()} of {len(self)}")
-        rows = rows % max(1, len(self)); x = np.asarray(self.vectors[rows], np.float32); x = x if self.head is None else self.head(x)
+        if len(rows) and not -len(self) <= rows.min() <= rows.max() < len(self):
+            raise IndexError(f"rows {rows.min()} to {rows.max()} of {len(self)}")
+        rows = rows % max(1, len(self))
+        x = np.asarray(self.vectors[rows], np.float32)
+        x = x if self.head is None else self.head(x)
         return [Taught(t, v, (l[0] if l else None) or self.lang, (l[1] if len(l) > 1 else None) or self.source) for (t,*l),v in zip(self.texts.take(rows), x)]
     def __getitem__(self, i): return self.take([i])[0]
     @cached_property
     def digest(self)->str: # 16 hex digits
         "Of what is taught: a stage's fingerprint tells other texts, another teacher or another head by it"
         h = hashlib.sha256()
-        if 'hash' in self.about: h.update(json.dumps([self.about[k] for k in ('teacher','revision','hash','dim')]).encode() + (b'' if self.head is None else np.ascontiguousarray(self.head.weight).tobytes()))
+        if 'hash' in self.about:
+            h.update(json.dumps([self.about[k] for k in ('teacher','revision','hash','dim')]).encode() + (b'' if self.head is None else np.ascontiguousarray(self.head.weight).tobytes()))
         else:
             for i in range(0, len(self), 4096):
-                for r in self.take(np.arange(i, min(i+4096, len(self)))): h.update(json.dumps([r.text, r.lang]).encode() + r.vector.tobytes())
+                for r in self.take(np.arange(i, min(i+4096, len(self)))):
+                    h.update(json.dumps([r.text, r.lang]).encode() + r.vector.tobytes())
         return h.hexdigest()[:16]
 
 # %% ../nbs/09a_distil.ipynb #698d5fbd
@@ -139,7 +158,8 @@ def translations(
     "Both sides of translations, each to have the vector of the side the teacher knows better (Reimers and Gurevych 2020)"
     for p in pairs:
         langs = split_langs(p.lang)
-        if len(langs) != 2 or langs.count(best) != 1: raise ValueError(f"a pair in {p.lang!r} is no translation from or to {best!r}: pass pairs of two languages, one of them {best!r}")
+        if len(langs) != 2 or langs.count(best) != 1:
+            raise ValueError(f"a pair in {p.lang!r} is no translation from or to {best!r}: pass pairs of two languages, one of them {best!r}")
         key = p.query if langs[0] == best else p.target
         yield p.query,langs[0],key
         yield p.target,langs[1],key
@@ -147,26 +167,34 @@ def translations(
 def _read_note(folder):
     path = Path(folder)/'taught.json'
     if not path.exists(): return None
-    todo = f"delete {folder} and run teach again"; d = read_json(path, TaughtError, todo)
-    if lost := [k for k in ('teacher','revision','rows','bytes','finished') if k not in d]: raise TaughtError(f"{path} is not what teach writes, it has no {', '.join(lost)}; {todo}")
+    todo = f"delete {folder} and run teach again"
+    d = read_json(path, TaughtError, todo)
+    if lost := [k for k in ('teacher','revision','rows','bytes','finished') if k not in d]:
+        raise TaughtError(f"{path} is not what teach writes, it has no {', '.join(lost)}; {todo}")
     return d
 
 def _encoded(teacher, keys, dim): # (n,D) float16 unit rows
     x = np.asarray(teacher.encode(keys), np.float32)
-    if x.ndim != 2 or len(x) != len(keys) or (dim and x.shape[1] != dim): raise TaughtError(f"teacher {teacher.name} gave vectors of shape {x.shape} for {len(keys)} texts{f' and {dim} numbers before' if dim else ''}; encode must return (texts, numbers)")
-    size = np.linalg.norm(x, axis=1, keepdims=True); bad = ~np.isfinite(size[:,0]) | (size[:,0] == 0)
-    if bad.any(): raise TaughtError(f"teacher {teacher.name} gave {bad.sum()} vectors that are zero or not finite, the first for {keys[int(bad.argmax())]!r:.120}; leave such texts out")
+    if x.ndim != 2 or len(x) != len(keys) or (dim and x.shape[1] != dim):
+        raise TaughtError(f"teacher {teacher.name} gave vectors of shape {x.shape} for {len(keys)} texts{f' and {dim} numbers before' if dim else ''}; encode must return (texts, numbers)")
+    size = np.linalg.norm(x, axis=1, keepdims=True)
+    bad = ~np.isfinite(size[:,0]) | (size[:,0] == 0)
+    if bad.any():
+        raise TaughtError(f"teacher {teacher.name} gave {bad.sum()} vectors that are zero or not finite, the first for {keys[int(bad.argmax())]!r:.120}; leave such texts out")
     return (x/size).astype('<f2')
 
 def open_taught(
     folder:str|Path, # what `teach` wrote
 )->TaughtRows:
     "Texts and vectors of a finished `teach`"
-    folder = Path(folder); d = _read_note(folder)
+    folder = Path(folder)
+    d = _read_note(folder)
     if d is None: raise FileNotFoundError(f"{folder} holds nothing that teach wrote")
-    if not d['finished']: raise TaughtError(f"{folder} is not finished, {d['rows']} rows are written; run teach again, it goes on from there")
+    if not d['finished']:
+        raise TaughtError(f"{folder} is not finished, {d['rows']} rows are written; run teach again, it goes on from there")
     rows = TaughtRows(folder/'texts.jsonl', folder/'vectors.npy', source=d['source'], about=d)
-    if len(rows) != d['rows']: raise TaughtError(f"{folder} holds {len(rows)} rows and should hold {d['rows']}; delete it and run teach again")
+    if len(rows) != d['rows']:
+        raise TaughtError(f"{folder} holds {len(rows)} rows and should hold {d['rows']}; delete it and run teach again")
     return rows
 
 def teach(
@@ -177,38 +205,59 @@ def teach(
     source:str='taught',   # of the records
 )->TaughtRows:
     "The teacher's vectors of texts, on disk; killed at any time, the same call goes on"
-    folder = Path(folder); folder.mkdir(parents=True, exist_ok=True); files = tf,vf = folder/'texts.jsonl',folder/'vectors.npy'
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    files = tf,vf = folder/'texts.jsonl',folder/'vectors.npy'
     about = dict(teacher=str(teacher.name), revision=str(teacher.revision), source=source)
     d = _read_note(folder) or about | dict(rows=0, dim=0, bytes=0, hash='', finished=False)
-    if differ := [f"{k} {d.get(k)}, this call has {v}" for k,v in about.items() if d.get(k) != v]: raise TaughtError(f"{folder} holds vectors of {'; '.join(differ)}; choose another folder, or delete this one")
+    if differ := [f"{k} {d.get(k)}, this call has {v}" for k,v in about.items() if d.get(k) != v]:
+        raise TaughtError(f"{folder} holds vectors of {'; '.join(differ)}; choose another folder, or delete this one")
     h,n = hashlib.sha256(),0
     def checked():
         nonlocal n
         for text,lang,*key in texts:
-            key = key[0] if key else text; n += 1
-            try: Document(text, lang, source); Document(key, lang, source); row = json.dumps([text, lang], ensure_ascii=False).encode()
-            except (ValueError, UnicodeEncodeError) as e: raise RecordError(f"text {n} for teacher {teacher.name}: {e}") from None
-            h.update(row + b'\n' + json.dumps(key).encode() + b'\n'); yield row+b'\n',key
+            key = key[0] if key else text
+            n += 1
+            try:
+                Document(text, lang, source)
+                Document(key, lang, source)
+                row = json.dumps([text, lang], ensure_ascii=False).encode()
+            except (ValueError, UnicodeEncodeError) as e:
+                raise RecordError(f"text {n} for teacher {teacher.name}: {e}") from None
+            h.update(row + b'\n' + json.dumps(key).encode() + b'\n')
+            yield row+b'\n',key
     rows = checked()
     for _ in islice(rows, d['rows']): pass
-    if n != d['rows'] or (n and h.hexdigest()[:16] != d['hash']): raise TaughtError(f"{folder} holds vectors of other texts: its first {d['rows']} are not the first {n} of this call; choose another folder, or delete this one")
+    if n != d['rows'] or (n and h.hexdigest()[:16] != d['hash']):
+        raise TaughtError(f"{folder} holds vectors of other texts: its first {d['rows']} are not the first {n} of this call; choose another folder, or delete this one")
     if d['finished']:
-        if next(rows, None): raise TaughtError(f"{folder} is finished with {d['rows']} texts and this call has more; choose another folder for them: a stage can have several tasks")
+        if next(rows, None):
+            raise TaughtError(f"{folder} is finished with {d['rows']} texts and this call has more; choose another folder for them: a stage can have several tasks")
         return open_taught(folder)
     with room_on(folder, 'it goes on from the last block'):
         for p,size in zip(files, (d['bytes'], NPY_HEAD + 2*d['dim']*d['rows'])):
-            if d['rows'] and (have := p.stat().st_size if p.exists() else 0) < size: raise TaughtError(f"{p} holds {have} bytes and should hold {size}: it was cut short; delete {folder} and run teach again")
+            if d['rows'] and (have := p.stat().st_size if p.exists() else 0) < size:
+                raise TaughtError(f"{p} holds {have} bytes and should hold {size}: it was cut short; delete {folder} and run teach again")
             with p.open('ab') as f: f.truncate(size if d['rows'] else 0)
         with tf.open('ab') as t, vf.open('ab') as v:
             if not d['rows']: v.write(bytes(NPY_HEAD))
             while block := list(islice(rows, batch)):
                 at = {k: i for i,k in enumerate(dict.fromkeys(k for _,k in block))}
-                x = _encoded(teacher, list(at), d['dim']); t.write(b''.join(r for r,_ in block)); v.write(x[[at[k] for _,k in block]].tobytes())
-                for f in (t,v): f.flush(); os.fsync(f.fileno())
-                d |= dict(rows=n, dim=x.shape[1], bytes=t.tell(), hash=h.hexdigest()[:16]); write_json(folder/'taught.json', d)
+                x = _encoded(teacher, list(at), d['dim'])
+                t.write(b''.join(r for r,_ in block))
+                v.write(x[[at[k] for _,k in block]].tobytes())
+                for f in (t,v):
+                    f.flush()
+                    os.fsync(f.fileno())
+                d |= dict(rows=n, dim=x.shape[1], bytes=t.tell(), hash=h.hexdigest()[:16])
+                write_json(folder/'taught.json', d)
         if not d['rows']: raise TaughtError(f"there are no texts for teacher {teacher.name}")
-        with vf.open('r+b') as v: v.write(npy_header(d['rows'], d['dim'], '<f2')); v.flush(); os.fsync(v.fileno())
-        d['finished'] = True; write_json(folder/'taught.json', d)
+        with vf.open('r+b') as v:
+            v.write(npy_header(d['rows'], d['dim'], '<f2'))
+            v.flush()
+            os.fsync(v.fileno())
+        d['finished'] = True
+        write_json(folder/'taught.json', d)
     return open_taught(folder)
 
 # %% ../nbs/09a_distil.ipynb #b9d87275
@@ -218,11 +267,15 @@ def principal_directions(
 )->np.ndarray:    # (D,Dt) float32, orthonormal rows, most important first
     "Top eigenvectors of the uncentred second moment: the linear map to D numbers that keeps most of the vectors' lengths"
     n,Dt = x.shape
-    if not 1 <= dim <= min(n, Dt): raise ValueError(f"{n} vectors of {Dt} numbers have no {dim} principal directions; take dim at most {min(n, Dt)}" + (', or more vectors' if n < Dt else ''))
+    if not 1 <= dim <= min(n, Dt):
+        raise ValueError(f"{n} vectors of {Dt} numbers have no {dim} principal directions; take dim at most {min(n, Dt)}" + (', or more vectors' if n < Dt else ''))
     m = np.zeros((Dt, Dt))
-    for i in range(0, n, 4096): b = np.asarray(x[i:i+4096], np.float64); m += b.T@b
+    for i in range(0, n, 4096):
+        b = np.asarray(x[i:i+4096], np.float64)
+        m += b.T@b
     v = np.linalg.eigh(m)[1].T[::-1][:dim]                                                     # eigh sorts upwards
-    return (v*np.sign(v[np.arange(dim), np.abs(v).argmax(1)])[:,None]).astype(np.float32)       # either sign is an eigenvector: the largest number is positive
+    # either sign is an eigenvector: the largest number is positive
+    return (v*np.sign(v[np.arange(dim), np.abs(v).argmax(1)])[:,None]).astype(np.float32)
 
 @dataclass(frozen=True, eq=False)
 class TeacherHead:
@@ -231,19 +284,25 @@ class TeacherHead:
     teacher:str       # whose vectors it takes
     revision:str
     def __call__(self, x:np.ndarray)->np.ndarray: # (n,Dt) -> (n,D) float32 unit rows
-        if x.ndim != 2 or x.shape[1] != self.weight.shape[1]: raise TaughtError(f"this head takes {self.weight.shape[1]} numbers a text ({self.teacher}), got {x.shape}")
+        if x.ndim != 2 or x.shape[1] != self.weight.shape[1]:
+            raise TaughtError(f"this head takes {self.weight.shape[1]} numbers a text ({self.teacher}), got {x.shape}")
         y = np.asarray(x, np.float32)@self.weight.T
         return y/np.maximum(np.linalg.norm(y, axis=1, keepdims=True), 1e-12)
     def save(self, path:str|Path):
         "As safetensors, atomically; teacher and revision stand in the header"
-        path = Path(path); part = path.with_name(path.name+'.part')
-        with room_on(path.parent): save_file(dict(weight=np.ascontiguousarray(self.weight)), part, metadata=dict(teacher=self.teacher, revision=self.revision)); os.replace(part, path)
+        path = Path(path)
+        part = path.with_name(path.name+'.part')
+        with room_on(path.parent):
+            save_file(dict(weight=np.ascontiguousarray(self.weight)), part, metadata=dict(teacher=self.teacher, revision=self.revision))
+            os.replace(part, path)
     @classmethod
     def load(cls, path:str|Path)->'TeacherHead':
         "What `save` wrote"
         try:
-            with safe_open(path, 'np') as f: return cls(f.get_tensor('weight'), f.metadata()['teacher'], f.metadata()['revision'])
-        except (SafetensorError, KeyError, TypeError) as e: raise TaughtError(f"{path} is not a whole teacher head ({e}); fit it again") from None
+            with safe_open(path, 'np') as f:
+                return cls(f.get_tensor('weight'), f.metadata()['teacher'], f.metadata()['revision'])
+        except (SafetensorError, KeyError, TypeError) as e:
+            raise TaughtError(f"{path} is not a whole teacher head ({e}); fit it again") from None
 
 def fit_head(
     a:np.ndarray,                 # (n,Dt) teacher's vectors of the first texts of scored pairs; without scores, of any texts
@@ -259,19 +318,26 @@ def fit_head(
     teacher=None,                 # has name and revision, noted with the head
 )->TeacherHead:
     "A linear map for a teacher's vectors: principal directions, then fitted to people's scores where there are any"
-    if (b is None) != (scores is None): raise ValueError("pass both the second texts' vectors b and the pairs' scores, or neither")
+    if (b is None) != (scores is None):
+        raise ValueError("pass both the second texts' vectors b and the pairs' scores, or neither")
     start = principal_directions(sample if sample is not None else a if b is None else np.concatenate([a, b]), dim)
     done = lambda w: TeacherHead(w, str(getattr(teacher, 'name', '')), str(getattr(teacher, 'revision', '')))
     if b is None: return done(start)
-    if not len(a) == len(b) == len(scores): raise ValueError(f"{len(a)} and {len(b)} vectors for {len(scores)} scores; each pair has one of each")
+    if not len(a) == len(b) == len(scores):
+        raise ValueError(f"{len(a)} and {len(b)} vectors for {len(scores)} scores; each pair has one of each")
     x,y,t,w0 = (torch.from_numpy(np.array(v, np.float32)) for v in (a, b, scores, start))
     if (t == t[0]).all(): raise ConstantScores(f"all {len(t)} scores are {t[0]:.4g}: there is no order to learn")
-    w = w0.clone().requires_grad_(); opt = torch.optim.Adam([w], lr=lr); g = torch.Generator().manual_seed(seed); alone = lambda v: (v, 0, 1)   # each process fits for itself
+    w = w0.clone().requires_grad_()
+    opt = torch.optim.Adam([w], lr=lr)
+    g = torch.Generator().manual_seed(seed)
+    alone = lambda v: (v, 0, 1)   # each process fits for itself
     for _ in range(steps):
         i = torch.randperm(len(x), generator=g)[:batch]
         if (t[i] == t[i][0]).all(): continue                     # a small batch may have one score only
         loss = pearson_loss(F.normalize(x[i]@w.T, dim=-1), F.normalize(y[i]@w.T, dim=-1), t[i], gather=alone) + ridge*((w-w0)**2).sum()/(w0**2).sum()
-        opt.zero_grad(); loss.backward(); opt.step()
+        opt.zero_grad()
+        loss.backward()
+        opt.step()
     return done(w.detach().numpy())
 
 def taught_targets(
@@ -279,6 +345,11 @@ def taught_targets(
     head:TeacherHead,
 )->TaughtRows: # vectors (D,); the files stay as they are
     "The same texts, the head's vectors, made as they are taken"
-    if rows.about and (was := (rows.about['teacher'], rows.about['revision'])) != (head.teacher, head.revision) and head.teacher: raise TaughtError(f"these vectors are of {' '.join(was)} and the head was fitted to {head.teacher} {head.revision}; fit it again")
-    if rows.vectors.shape[1] != head.weight.shape[1]: raise TaughtError(f"these vectors have {rows.vectors.shape[1]} numbers and the head takes {head.weight.shape[1]}")
-    out = copy.copy(rows); out.head = head; out.__dict__.pop('digest', None); return out                 # what was computed of the others is not its own
+    if rows.about and (was := (rows.about['teacher'], rows.about['revision'])) != (head.teacher, head.revision) and head.teacher:
+        raise TaughtError(f"these vectors are of {' '.join(was)} and the head was fitted to {head.teacher} {head.revision}; fit it again")
+    if rows.vectors.shape[1] != head.weight.shape[1]:
+        raise TaughtError(f"these vectors have {rows.vectors.shape[1]} numbers and the head takes {head.weight.shape[1]}")
+    out = copy.copy(rows)
+    out.head = head
+    out.__dict__.pop('digest', None)
+    return out                 # what was computed of the others is not its own

@@ -28,10 +28,12 @@ class TextsCut(UserWarning): "Texts were longer than the model reads"
 warnings.simplefilter('always', TextsCut, append=True) # said at every call, unless the user has a filter of their own
 
 def _whole(name, x, least, says=''): # a whole number out of what the user gave
-    if isinstance(x, (bool,np.bool_)) or not isinstance(x, (int,np.integer)) or x < least: raise ValueError(f"{name} must be {f'at least {least}' if not says else says}{'' if isinstance(x, (int,float,np.number)) else ', a whole number'}, got {x!r:.40}")
+    if isinstance(x, (bool,np.bool_)) or not isinstance(x, (int,np.integer)) or x < least:
+        raise ValueError(f"{name} must be {f'at least {least}' if not says else says}{'' if isinstance(x, (int,float,np.number)) else ', a whole number'}, got {x!r:.40}")
     return int(x)
 
-CHARS = 64 # characters looked at for each token wanted; a tokenizer of words makes many times more tokens of them (ours)
+# characters looked at for each token wanted; a tokenizer of words makes many times more tokens of them (ours)
+CHARS = 64
 
 class TextIds:
     "Token ids of texts, cut to a length, with what was cut counted"
@@ -45,24 +47,29 @@ class TextIds:
         for name,got,known in (('on_long', on_long, ('cut','error')), ('on_empty', on_empty, ('error','keep'))):
             if got not in known: raise ValueError(f"{name} must be {' or '.join(map(repr, known))}, got {got!r}")
         self.max_length,self.on_long,self.on_empty = max_length,on_long,on_empty
-        self.seen = self.cut = 0; self.first = None              # texts so far, those that were cut, position of the first of them
+        self.seen = self.cut = 0
+        self.first = None              # texts so far, those that were cut, position of the first of them
         self.bpe = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-        self.bpe.no_padding(); self.bpe.no_truncation()
+        self.bpe.no_padding()
+        self.bpe.no_truncation()
         self.bpe.encode_special_tokens = tokenizer.split_special_tokens   # True: the letters <s> in a text are letters
         ids = self.bpe.encode('a').ids
         if len(ids) < 3 or ids[0] not in (tokenizer.cls_token_id, tokenizer.bos_token_id) or ids[-1] not in (tokenizer.sep_token_id, tokenizer.eos_token_id):
             raise TokenizerError(f"the tokenizer makes {str(ids):.80} of the text 'a'; it should begin and end with its special tokens: write it again with a template")
-        if lost := [i for i in ids if self.bpe.id_to_token(i) is None]: raise TokenizerError(f"the tokenizer puts the id {lost[0]} around a text, which is not in its vocabulary: write it again with a template of its own tokens")
+        if lost := [i for i in ids if self.bpe.id_to_token(i) is None]:
+            raise TokenizerError(f"the tokenizer puts the id {lost[0]} around a text, which is not in its vocabulary: write it again with a template of its own tokens")
     def _check(self, t, i):
         if not isinstance(t, str): raise TextError(f"text {i} is {type(t).__name__} ({repr(t):.60}), not a string")
-        if not t.strip() and self.on_empty == 'error': raise TextError(f"text {i} is empty ({t!r:.20}): leave it out, or pass on_empty='keep' to give it the vector of its special tokens")
+        if not t.strip() and self.on_empty == 'error':
+            raise TextError(f"text {i} is empty ({t!r:.20}): leave it out, or pass on_empty='keep' to give it the vector of its special tokens")
     def _ids(self, texts, n):
         try: return [e.ids for e in self.bpe.encode_batch_fast(texts)]
         except (KeyboardInterrupt, SystemExit): raise
         except BaseException as e:      # the tokenizers library raises bare Exception, and where its Rust code gives up a PanicException, which is none
             for i,t in enumerate(texts):
                 try: t.encode()
-                except UnicodeEncodeError as e: raise TextError(f"text {n+i} is not valid Unicode ({e}): decode its bytes with errors='replace'") from None
+                except UnicodeEncodeError as e:
+                    raise TextError(f"text {n+i} is not valid Unicode ({e}): decode its bytes with errors='replace'") from None
             raise TokenizerError(f"the tokenizer cannot split one of the texts from {n} on ({type(e).__name__}: {str(e)[:200]}); it belongs to another program, or is damaged: write it again") from None
     def __call__(self,
         texts:list[str],
@@ -72,45 +79,59 @@ class TextIds:
         most,longest = self.max_length,self.max_length*CHARS
         ids = self._ids([t[:longest] for t in texts], self.seen)
         for i,(t,x) in enumerate(zip(texts, ids)):
-            if len(t) > longest and len(x) <= most: ids[i] = x = self._ids([t], self.seen+i)[0]   # tokens of more than 64 characters: no short cut
+            if len(t) > longest and len(x) <= most:
+                ids[i] = x = self._ids([t], self.seen+i)[0]   # tokens of more than 64 characters: no short cut
             if len(x) <= most: continue
-            if self.on_long == 'error': raise TextError(f"text {self.seen+i} has more than {most:,} tokens ({len(t):,} characters): split it, or pass on_long='cut' to keep its beginning")
-            self.cut += 1; self.first = self.seen+i if self.first is None else self.first
+            if self.on_long == 'error':
+                raise TextError(f"text {self.seen+i} has more than {most:,} tokens ({len(t):,} characters): split it, or pass on_long='cut' to keep its beginning")
+            self.cut += 1
+            self.first = self.seen+i if self.first is None else self.first
             ids[i] = x[:most-1] + x[-1:]                                                      # </s> stays
         self.seen += len(texts)
         return [np.asarray(x, np.int32) for x in ids]
     def warn(self):
         "Say once how many texts were cut"
-        if self.cut: warnings.warn(f"{self.cut:,} of {self.seen:,} texts are longer than {self.max_length:,} tokens and were cut; the first is text {self.first}. "
+        if self.cut:
+            warnings.warn(f"{self.cut:,} of {self.seen:,} texts are longer than {self.max_length:,} tokens and were cut; the first is text {self.first}. "
                                    "Split them to embed all of it, or pass on_long='error' to stop at such a text", TextsCut, stacklevel=3)
 
 # %% ../nbs/13_embed.ipynb #77bd6885
-BLOCK_TEXTS,BLOCK_CHARS = 2048,2**21 # a block ends at whichever comes first: enough to sort by length, little enough to hold, and to do again where a run was stopped (ours)
+# a block ends at whichever comes first: enough to sort by length, little enough to hold, and to do again where a
+# run was stopped (ours)
+BLOCK_TEXTS,BLOCK_CHARS = 2048,2**21
 
 def _blocks(texts, n_texts=BLOCK_TEXTS, n_chars=BLOCK_CHARS):
     "Lists of texts out of a stream"
     block,size = [],0
     for t in texts:
-        block.append(t); size += len(t) if isinstance(t, str) else 0
-        if len(block) >= n_texts or size >= n_chars: yield block; block,size = [],0
+        block.append(t)
+        size += len(t) if isinstance(t, str) else 0
+        if len(block) >= n_texts or size >= n_chars:
+            yield block
+            block,size = [],0
     if block: yield block
 
 def _autocast(precision, device): # a context; bf16 asked of a CPU that has none runs in fp32 and says so
     if precision in (None, 'fp32'): return nullcontext()
-    if precision not in ('bf16','fp16'): raise ValueError(f"precision must be 'fp32', 'bf16' or 'fp16', got {precision!r}")
+    if precision not in ('bf16','fp16'):
+        raise ValueError(f"precision must be 'fp32', 'bf16' or 'fp16', got {precision!r}")
     if device.type == 'cpu':
         if precision == 'fp16': raise ValueError("precision 'fp16' needs a GPU; use 'bf16' or 'fp32' on a CPU")
         if not cpu_has_bf16():
-            warnings.warn("this CPU has no bf16 instructions, so texts are encoded in fp32: more exact, and faster here than bf16 would be", stacklevel=4); return nullcontext()
+            warnings.warn("this CPU has no bf16 instructions, so texts are encoded in fp32: more exact, and faster here than bf16 would be", stacklevel=4)
+            return nullcontext()
     return torch.autocast(device.type, torch.bfloat16 if precision == 'bf16' else torch.float16)
 
 def _weights_files(folder): return sorted(folder.glob('model*.safetensors')) # one, or the parts of a large model
 
 def _column(texts, who): # texts out of whatever holds them: one column, not a table or a number
     shape = getattr(texts, 'shape', (0,))
-    if isinstance(shape, tuple) and len(shape) != 1: raise TextError(f"{who} wants one column of texts, got a {type(texts).__name__} of shape {shape}; pass a column of it, such as table['text']")
-    if isinstance(texts, (str, bytes, dict)) or not isinstance(texts, Iterable): raise TextError(f"{who} wants {'a string or ' if who == 'encode' else ''}an iterable of strings, got {type(texts).__name__}")
-    return (t.as_py() for t in texts) if hasattr(texts, 'to_pylist') else texts      # Arrow's own strings become Python's
+    if isinstance(shape, tuple) and len(shape) != 1:
+        raise TextError(f"{who} wants one column of texts, got a {type(texts).__name__} of shape {shape}; pass a column of it, such as table['text']")
+    if isinstance(texts, (str, bytes, dict)) or not isinstance(texts, Iterable):
+        raise TextError(f"{who} wants {'a string or ' if who == 'encode' else ''}an iterable of strings, got {type(texts).__name__}")
+    # Arrow's own strings become Python's
+    return (t.as_py() for t in texts) if hasattr(texts, 'to_pylist') else texts
 
 class Embedder:
     "A model and its tokenizer, ready to encode"
@@ -124,7 +145,8 @@ class Embedder:
         if (most := max(tokenizer.get_vocab().values())) >= (V := self.model.config.vocab_size):
             raise TokenizerError(f"the tokenizer of {name} has ids up to {most:,} and the model {V:,} embeddings: they do not belong together")
         self.pad_id = tokenizer.pad_token_id
-        if self.pad_id is None: raise TokenizerError(f"the tokenizer of {name} has no <pad> token; write it again with one")
+        if self.pad_id is None:
+            raise TokenizerError(f"the tokenizer of {name} has no <pad> token; write it again with one")
     @property
     def dim(self)->int: # D
         "Width of an embedding"
@@ -143,7 +165,9 @@ class Embedder:
         if self._revision: return self._revision
         h = hashlib.sha256()
         if self.folder is None:
-            for k,v in sorted(self.model.state_dict().items()): h.update(k.encode()); h.update(v.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+            for k,v in sorted(self.model.state_dict().items()):
+                h.update(k.encode())
+                h.update(v.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
             h.update(self.tokenizer.backend_tokenizer.to_str().encode())
             return h.hexdigest()[:16]
         for p in (*_weights_files(self.folder), *(self.folder/n for n in ('tokenizer.json','vocab.json','merges.txt'))):
@@ -151,7 +175,8 @@ class Embedder:
                 with p.open('rb') as f: h.update(hashlib.file_digest(f, 'sha256').digest())
         self._revision = h.hexdigest()[:16]
         return self._revision
-    def __repr__(self): return f"Embedder({self.name!r}, dim={self.dim}, max_length={self.max_length}, device={str(self.device)!r})"
+    def __repr__(self):
+        return f"Embedder({self.name!r}, dim={self.dim}, max_length={self.max_length}, device={str(self.device)!r})"
     def encode_stream(self,
         texts:Iterable[str],          # any number of them, read as they are needed
         batch_tokens:int|None=None,   # tokens in a rectangle, padding included; None: 4,096 on a CPU, 32,768 on a GPU (ours)
@@ -166,29 +191,41 @@ class Embedder:
     )->Iterator[np.ndarray]:          # (n,D) float32, block after block, in order
         "Embeddings of a stream, in flat memory"
         texts = _column(texts, 'encode_stream')
-        if dim is not None and (dim := _whole('dim', dim, 1, f'1..{self.dim}')) > self.dim: raise ValueError(f"dim must be 1..{self.dim}, got {dim}")
+        if dim is not None and (dim := _whole('dim', dim, 1, f'1..{self.dim}')) > self.dim:
+            raise ValueError(f"dim must be 1..{self.dim}, got {dim}")
         if batch_tokens is None: batch_tokens = 4096 if self.device.type == 'cpu' else 32768
         batch_tokens = min(_whole('batch_tokens', batch_tokens, 1), 2**31)
         cast = _autocast(precision, self.device)
         ids_of = TextIds(self.tokenizer, self.max_length if max_length is None else max_length, on_long, on_empty)
         return self._stream(texts, ids_of, batch_tokens, normalize, dim, cast, progress, total)
     def _stream(self, texts, ids_of, batch_tokens, normalize, dim, cast, progress, total):
-        training = self.model.training; self.model.eval()
+        training = self.model.training
+        self.model.eval()
         bar = tqdm(total=total, unit=' texts', unit_scale=True, desc=f'encode {self.name}', mininterval=2, disable=not progress)
         try:
             for block in _blocks(texts):
-                done = ids_of.seen; rects,place = chunks(ids_of(block), self.pad_id, batch_tokens); out = []
+                done = ids_of.seen
+                rects,place = chunks(ids_of(block), self.pad_id, batch_tokens)
+                out = []
                 with torch.inference_mode(), cast:                                       # around all of a block: weights are cast once
                     for r in rects:
                         e = embed(self.model, r.ids.to(self.device), r.mask.to(self.device), normalize=False)[:,:dim]
-                        out.append((torch.nn.functional.normalize(e, dim=-1) if normalize else e).cpu()); bar.update(len(e))
+                        out.append((torch.nn.functional.normalize(e, dim=-1) if normalize else e).cpu())
+                        bar.update(len(e))
                 out = torch.cat(out)[place].numpy()
-                whole = np.isfinite(out).all(1); fine = whole & (np.einsum('nd,nd->n', out, out) > .5) if normalize else whole    # zeros have no direction, and stay zeros
+                whole = np.isfinite(out).all(1)
+                # zeros have no direction, and stay zeros
+                fine = whole & (np.einsum('nd,nd->n', out, out) > .5) if normalize else whole
                 if not fine.all():
-                    i = int(fine.argmin()); raise FloatingPointError(f"the vector of text {done+i} is {'zero' if whole[i] else 'not finite'}: the weights of {self.name} are damaged, or the precision is too low for them (try fp32)")
+                    i = int(fine.argmin())
+                    raise FloatingPointError(f"the vector of text {done+i} is {'zero' if whole[i] else 'not finite'}: the weights of {self.name} are damaged, or the precision is too low for them (try fp32)")
                 yield out
-        except torch.OutOfMemoryError as e: raise MemoryError(f"the GPU has no room for rectangles of {batch_tokens:,} tokens; pass a smaller batch_tokens ({e})") from None
-        finally: bar.close(); self.model.train(training); ids_of.warn()
+        except torch.OutOfMemoryError as e:
+            raise MemoryError(f"the GPU has no room for rectangles of {batch_tokens:,} tokens; pass a smaller batch_tokens ({e})") from None
+        finally:
+            bar.close()
+            self.model.train(training)
+            ids_of.warn()
     def encode(self,
         texts:str|Iterable[str],      # one text, or any number of them
         batch_tokens:int|None=None,   # tokens in a rectangle, padding included; None: 4,096 on a CPU, 32,768 on a GPU (ours)
@@ -203,10 +240,13 @@ class Embedder:
         "Embeddings of texts"
         one = isinstance(texts, str)
         if not one: _column(texts, 'encode')
-        texts = [texts] if one else texts; n = len(texts) if hasattr(texts, '__len__') else None
+        texts = [texts] if one else texts
+        n = len(texts) if hasattr(texts, '__len__') else None
         parts = self.encode_stream(texts, batch_tokens=batch_tokens, max_length=max_length, normalize=normalize, dim=dim, precision=precision,
                                    on_long=on_long, on_empty=on_empty, progress=progress, total=n)
-        if n is None: out = list(parts); return np.concatenate(out) if out else np.empty((0, dim or self.dim), np.float32)
+        if n is None:
+            out = list(parts)
+            return np.concatenate(out) if out else np.empty((0, dim or self.dim), np.float32)
         out,at = np.empty((n, dim or self.dim), np.float32),0
         for p in parts:
             if at+len(p) <= n: out[at:at+len(p)] = p
@@ -243,7 +283,8 @@ def model_folder(
             begun = sorted(p.name for p in below if p not in ready and (p/'log.csv').exists())
             raise FolderError(f"{folder} is a run that is not finished: it has no model at its top level yet. Stages that are ready: {names}" + (f"; begun: {', '.join(begun)}" if begun else '')
                               + (f". Load the latest with {latest}, or" if ready else '. To finish it,') + " start the same run again: it goes on where it stopped")
-        if ready: raise FolderError(f"{folder} holds no model itself, but folders that do: {names}. Choose one, such as {latest}")
+        if ready:
+            raise FolderError(f"{folder} holds no model itself, but folders that do: {names}. Choose one, such as {latest}")
     return folder
 
 def load(
@@ -253,6 +294,7 @@ def load(
     "An embedder from its folder; offline, and no code from the folder is run"
     folder = model_folder(folder)
     model,tokenizer = load_model(folder),load_tokenizer(folder)
-    resolved = folder.resolve(); stage = (resolved.parent/'recipe.json').is_file()
+    resolved = folder.resolve()
+    stage = (resolved.parent/'recipe.json').is_file()
     device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
     return Embedder(model.to(device), tokenizer, name=f'{resolved.parent.name}/{resolved.name}' if stage else resolved.name, folder=folder)

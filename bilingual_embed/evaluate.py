@@ -67,7 +67,8 @@ def local_tasks(
 class _Rows(sp.csr_matrix): # sparse embeddings that MTEB can slice, count and multiply row by row
     def __len__(self): return self.shape[0]
     def __array__(self, dtype=None, copy=None):
-        out = np.empty(len(self), object); out[:] = [_Row(self[i]) for i in range(len(self))]
+        out = np.empty(len(self), object)
+        out[:] = [_Row(self[i]) for i in range(len(self))]
         return out
 
 class _Row: # np.dot of two of these is their dot product
@@ -78,7 +79,8 @@ def _unit(x):
     if sp.issparse(x):
         n = np.sqrt(np.asarray(x.multiply(x).sum(1)).ravel())
         return sp.diags(1/np.where(n > 0, n, 1)).astype(x.dtype) @ sp.csr_matrix(x)
-    x = np.asarray(x, np.float32); n = np.linalg.norm(x, axis=1, keepdims=True)
+    x = np.asarray(x, np.float32)
+    n = np.linalg.norm(x, axis=1, keepdims=True)
     return x/np.where(n > 0, n, 1)
 
 class _Once: # encodes each text once as long as its vectors fit in `room` bytes
@@ -86,12 +88,17 @@ class _Once: # encodes each text once as long as its vectors fit in `room` bytes
     def __call__(self, texts):
         new = [t for t in dict.fromkeys(texts) if t not in self.rows]
         if new:
-            e = self.encoder.encode(new); who = f"encoder {self.encoder.name}"
+            e = self.encoder.encode(new)
+            who = f"encoder {self.encoder.name}"
             if not sp.issparse(e): e = np.asarray(e, np.float32)
-            if e.ndim != 2 or e.shape[0] != len(new): raise ValueError(f"{who} returned shape {e.shape} for {len(new)} texts; wanted ({len(new)}, width)")
+            if e.ndim != 2 or e.shape[0] != len(new):
+                raise ValueError(f"{who} returned shape {e.shape} for {len(new)} texts; wanted ({len(new)}, width)")
             bad = np.unique(e.tocoo().row[~np.isfinite(e.tocoo().data)]) if sp.issparse(e) else np.flatnonzero(~np.isfinite(e).all(1))
-            if len(bad): raise ValueError(f"{who} returned NaN or infinity for {len(bad)} of {len(new)} texts, such as {new[bad[0]]!r:.80}; the model is broken (a diverged run?)")
-            if self.used > self.room: self.rows = {t:self.rows[t] for t in dict.fromkeys(texts) if t in self.rows}; self.used = 0
+            if len(bad):
+                raise ValueError(f"{who} returned NaN or infinity for {len(bad)} of {len(new)} texts, such as {new[bad[0]]!r:.80}; the model is broken (a diverged run?)")
+            if self.used > self.room:
+                self.rows = {t:self.rows[t] for t in dict.fromkeys(texts) if t in self.rows}
+                self.used = 0
             self.used += e.data.nbytes if sp.issparse(e) else e.nbytes
             e = sp.csr_matrix(e) if sp.issparse(e) else e
             self.rows.update(zip(new, (e[i] for i in range(len(new)))))
@@ -107,7 +114,8 @@ def _told(folder): # what stands beside the weights: the run's recipe and corpus
     run = next((p for p in (folder, folder.parent) if (p/'recipe.json').is_file()), None)
     if run:
         told['languages'] = [_CODES[l] for l in read(run/'recipe.json').get('langs', ()) if l in _CODES] or None
-        with contextlib.suppress(metadata.PackageNotFoundError): told['public_training_code'] = metadata.metadata('bilingual_embed')['Home-page']
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            told['public_training_code'] = metadata.metadata('bilingual_embed')['Home-page']
         sets = read(run/'corpus.json').get('provenance', ())
         if sets and all(d['source'].split('/')[0] in ('debian','sample','hub') for d in sets):     # of a folder of somebody's own nothing is known
             told |= dict(public_training_data=True, training_datasets={t for d in sets for t in _TRAINED.get(d.get('dataset'), ())})
@@ -137,8 +145,10 @@ def model_meta(
         told |= dict(n_parameters=sum(p.numel() for p in ps), n_embedding_parameters=encoder.model.embeddings.word_embeddings.weight.numel(), embed_dim=encoder.dim, max_tokens=encoder.max_length,
                      memory_usage_mb=round(sum(p.numel()*p.element_size() for p in ps)/2**20, 1), framework=['PyTorch','Transformers','Sentence Transformers','safetensors'],
                      similarity_fn_name='cosine', use_instructions=False)
-        if encoder.folder: told |= dict(loader=partial(_from_folder, folder=Path(encoder.folder).resolve())) | _told(Path(encoder.folder).resolve())
-    if unknown := sorted(set(known) - set(ModelMeta.model_fields)): raise ValueError(f"MTEB's ModelMeta has no field {', '.join(unknown)}; it has {', '.join(ModelMeta.model_fields)}")
+        if encoder.folder:
+            told |= dict(loader=partial(_from_folder, folder=Path(encoder.folder).resolve())) | _told(Path(encoder.folder).resolve())
+    if unknown := sorted(set(known) - set(ModelMeta.model_fields)):
+        raise ValueError(f"MTEB's ModelMeta has no field {', '.join(unknown)}; it has {', '.join(ModelMeta.model_fields)}")
     return ModelMeta(**ModelMeta.create_empty().model_dump() | told | known)
 
 def as_mteb(
@@ -154,7 +164,8 @@ def as_mteb(
             def search(self, queries, *, task_metadata, hf_subset, top_k, **kw):
                 langs = [_ISO.get(c[:3], c[:3]) for c in task_metadata.hf_subsets_to_langscripts[hf_subset]]
                 scores = np.asarray(encoder.rank(list(queries['text']), self.texts, (langs[0],langs[-1])))
-                k = min(top_k, len(self.ids)); top = np.argpartition(-scores, k-1, axis=1)[:,:k]
+                k = min(top_k, len(self.ids))
+                top = np.argpartition(-scores, k-1, axis=1)[:,:k]
                 return {q:{self.ids[j]:float(s[j]) for j in t} for q,t,s in zip(queries['id'], top, scores)}
         return Ranker()
     once,prefixes,columns = _Once(encoder),getattr(encoder, 'prefixes', None) or {},{}
@@ -164,7 +175,8 @@ def as_mteb(
             pre = prefixes.get('passage' if prompt_type is not None and prompt_type.value == 'document' else 'query', '')
             x = once([pre+t for b in inputs for t in b['text']])
             if not sp.issparse(x) or task_metadata.type not in ('Classification','Clustering'): return x
-            return x[:,columns.setdefault((task_metadata.name,hf_subset), np.unique(x.indices))]   # MTEB encodes the train part first; a column it lacks gets weight 0 anyway
+            # MTEB encodes the train part first; a column it lacks gets weight 0 anyway
+            return x[:,columns.setdefault((task_metadata.name,hf_subset), np.unique(x.indices))]
         def similarity(self, a, b):
             s = _unit(a) @ _unit(b).T
             return s.toarray() if sp.issparse(s) else s
@@ -221,15 +233,18 @@ def _values(kind, task, split, subset, pred, scores): # values and n of Items
     d = part[split]
     if kind == 'STS': return np.column_stack([d['score'], pred['cosine_scores']]), len(d)
     if kind == 'PairClassification':
-        labels = d[task.label_column_name]; labels = labels[0] if len(labels) == 1 else labels     # MTEB's old one-row form
+        labels = d[task.label_column_name]
+        labels = labels[0] if len(labels) == 1 else labels     # MTEB's old one-row form
         return np.column_stack([labels, pred['cosine_scores']]), len(labels)
     if kind == 'BitextMining':
         near = next(iter(pred.values())) if isinstance(pred, dict) else pred
         gold = d['gold'] if 'gold' in d else [(i,i) for i in range(len(near))]
         return np.array([float(x['corpus_id'] == g[1]) for x,g in zip(near, gold, strict=True)]), len(near)
-    if kind == 'Retrieval': return np.array([ndcg(rels, pred.get(q, {})) for q,rels in d['relevant_docs'].items()]), len(d['relevant_docs'])
+    if kind == 'Retrieval':
+        return np.array([ndcg(rels, pred.get(q, {})) for q,rels in d['relevant_docs'].items()]), len(d['relevant_docs'])
     if kind == 'Classification':
-        y = np.array(d[task.label_column_name]); return np.mean([np.array(p) == y for p in pred], axis=0), len(y)
+        y = np.array(d[task.label_column_name])
+        return np.mean([np.array(p) == y for p in pred], axis=0), len(y)
     v = scores['v_measures']
     return np.concatenate([np.ravel(x) for x in (v.values() if isinstance(v, dict) else [v])]), len(d)
 
@@ -243,7 +258,8 @@ def _no_bars(): # MTEB draws some progress bars whatever it is told; everything 
         lines = [l for l in re.split(r'[\r\n]', kept.getvalue()) if l.strip() and not re.search(r'\d+%\||\d+it \[|it/s\]', l)]
         if lines: print('\n'.join(lines), file=sys.stderr)
 
-def _item_file(out, run, task, split, subset): return Path(out)/'items'/_slug(run)/f'{_slug(task.metadata.name)}.{_slug(split)}.{_slug(subset)}.npz'
+def _item_file(out, run, task, split, subset):
+    return Path(out)/'items'/_slug(run)/f'{_slug(task.metadata.name)}.{_slug(split)}.{_slug(subset)}.npz'
 
 def _load_items(path):
     if not path.is_file(): return None
@@ -256,8 +272,11 @@ def _load_items(path):
 
 def _save_items(path, items):
     path.parent.mkdir(parents=True, exist_ok=True)
-    buf = io.BytesIO(); np.savez_compressed(buf, values=items.values, meta=json.dumps({f.name:getattr(items, f.name) for f in fields(items) if f.name != 'values'}))
-    part = path.with_suffix('.part'); part.write_bytes(buf.getvalue()); part.replace(path)
+    buf = io.BytesIO()
+    np.savez_compressed(buf, values=items.values, meta=json.dumps({f.name:getattr(items, f.name) for f in fields(items) if f.name != 'values'}))
+    part = path.with_suffix('.part')
+    part.write_bytes(buf.getvalue())
+    part.replace(path)
 
 def _langs_of(scripts): # "de" or "de-en" out of MTEB's codes, such as deu-Latn
     codes = [_ISO.get(c[:3], c[:3]) for c in scripts]
@@ -284,16 +303,19 @@ def _judge(encoder, tasks, run, out, seed):
         parts = [(s,l) for s in task.eval_splits for l in task.hf_subsets]
         had = {p:_load_items(_item_file(out, run, task, *p)) if out and kind else None for p in parts}
         had = {p:i if i and (i.revision,i.data) == (rev,str(meta.revision)) else None for p,i in had.items()}
-        fresh = not out or (kind is not None and None in had.values())      # some items are missing: judge again even if MTEB remembers the score
+        # some items are missing: judge again even if MTEB remembers the score
+        fresh = not out or (kind is not None and None in had.values())
         if fresh and not loaded: task.load_data()
         task._save_task_predictions = lambda predictions, model, folder, hf_split, hf_subset: kept.update({(hf_split,hf_subset):predictions})
         task.rng_state = random.Random(task.seed)                           # the same resamples for every model
         try:
             with _no_bars(), warnings.catch_warnings():
-                warnings.filterwarnings('ignore', category=UserWarning, module='sklearn'); warnings.filterwarnings('ignore', message='An input array is constant')
+                warnings.filterwarnings('ignore', category=UserWarning, module='sklearn')
+                warnings.filterwarnings('ignore', message='An input array is constant')
                 res = mteb.evaluate(model, task, cache=cache, overwrite_strategy='always' if fresh else 'only-missing', prediction_folder=Path('not-written'),
                                     encode_kwargs=dict(batch_size=512), show_progress_bar=False, co2_tracker=False).task_results[0]
-            found = {(s,r['hf_subset']):r for s,rows in res.scores.items() for r in rows if (s,r['hf_subset']) in had}   # MTEB also remembers other languages under the name
+            # MTEB also remembers other languages under the name
+            found = {(s,r['hf_subset']):r for s,rows in res.scores.items() for r in rows if (s,r['hf_subset']) in had}
             for (split,subset),r in found.items():
                 name,lang = score_name(task, split, subset)
                 it = had.get((split,subset))
@@ -344,17 +366,23 @@ def load_items(
 _KEY = ('task','metric','run','seed')
 
 def _parse(path, n, row):
-    try: return Score(**{f.name:{'int':int,'float':float}.get(f.type if isinstance(f.type, str) else f.type.__name__, str)(row[f.name]) for f in fields(Score)})
-    except (KeyError, TypeError, ValueError) as e: raise ValueError(f"{path}:{n}: not a score row ({e}): {row}; the columns are {','.join(f.name for f in fields(Score))}") from None
+    try:
+        return Score(**{f.name:{'int':int,'float':float}.get(f.type if isinstance(f.type, str) else f.type.__name__, str)(row[f.name]) for f in fields(Score)})
+    except (KeyError, TypeError, ValueError) as e:
+        raise ValueError(f"{path}:{n}: not a score row ({e}): {row}; the columns are {','.join(f.name for f in fields(Score))}") from None
 
 def read_scores(
     path:str|Path, # .csv written by write_scores
 )->list[Score]:    # the last row of each (task, metric, run, seed), in order of first appearance
     "The scores of all runs in a table"
-    text = Path(path).read_text(encoding='utf-8'); whole = text[:text.rfind('\n')+1]
-    if whole != text: warnings.warn(f"{path}: the last row was cut short while writing and is left out: {text[len(whole):]!r:.100}")
+    text = Path(path).read_text(encoding='utf-8')
+    whole = text[:text.rfind('\n')+1]
+    if whole != text:
+        warnings.warn(f"{path}: the last row was cut short while writing and is left out: {text[len(whole):]!r:.100}")
     out = {}
-    for n,row in enumerate(csv.DictReader(io.StringIO(whole)), 2): s = _parse(path, n, row); out[tuple(getattr(s, k) for k in _KEY)] = s
+    for n,row in enumerate(csv.DictReader(io.StringIO(whole)), 2):
+        s = _parse(path, n, row)
+        out[tuple(getattr(s, k) for k in _KEY)] = s
     return list(out.values())
 
 def write_scores(
@@ -362,42 +390,55 @@ def write_scores(
     scores:Sequence[Score],
 )->int:                   # rows added: a row that stands there already is not written again
     "Append scores to a table, safe against kills and other writers"
-    path = Path(path); path.parent.mkdir(parents=True, exist_ok=True)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     same = lambda s: (*(getattr(s, k) for k in _KEY), s.value, s.n, s.lang)
     with open(path, 'a+', encoding='utf-8', newline='') as f:
         fcntl.flock(f, fcntl.LOCK_EX)
-        f.seek(0); text = f.read(); whole = text[:text.rfind('\n')+1]
+        f.seek(0)
+        text = f.read()
+        whole = text[:text.rfind('\n')+1]
         if whole != text: f.truncate(len(whole.encode()))
         known = {same(s) for s in read_scores(path)} if whole else set()
-        buf = io.StringIO(); w = csv.DictWriter(buf, [x.name for x in fields(Score)], lineterminator='\n')
+        buf = io.StringIO()
+        w = csv.DictWriter(buf, [x.name for x in fields(Score)], lineterminator='\n')
         if not whole: w.writeheader()
         new = [s for s in scores if same(s) not in known]
         w.writerows(asdict(s) for s in new)
-        f.seek(0, os.SEEK_END); f.write(buf.getvalue()); f.flush(); os.fsync(f.fileno())
+        f.seek(0, os.SEEK_END)
+        f.write(buf.getvalue())
+        f.flush()
+        os.fsync(f.fileno())
     return len(new)
 
 # %% ../nbs/14_evaluate.ipynb #bf2712f5
-_OWN = ('AmazonReviewsClassification','MTOPDomainClassification','MTOPIntentClassification','MassiveIntentClassification','MassiveScenarioClassification')  # published with the Spanish model, not in MTEB(spa, v1)
+# published with the Spanish model, not in MTEB(spa, v1)
+_OWN = ('AmazonReviewsClassification','MTOPDomainClassification','MTOPIntentClassification','MassiveIntentClassification','MassiveScenarioClassification')
 SUITES = dict(de=('MTEB(deu, v1)',),                                  # holds all that the paper added: MIRACLReranking, GermanSTSBenchmark, GerDaLIR, GermanDPR, XMarket
               es=('MTEB(spa, v1)','XMarket','SpanishNewsClusteringP2P','SIB200ClusteringS2S','MIRACLRetrieval',*_OWN),
               cross=('STS17','STS22','BUCC','Tatoeba','XQuADRetrieval','MLQARetrieval','XPQARetrieval','NTREXBitextMining','BelebeleRetrieval'))  # STS17, STS22, BUCC: tables of the paper; the others: free ground
-_WITHIN = dict(de=('de',), es=('es',))                                # languages of the single tasks in a suite of one language
+# languages of the single tasks in a suite of one language
+_WITHIN = dict(de=('de',), es=('es',))
 
 def _tasks(name, langs): # a suite's tasks, made anew
     mteb,tasks = _mteb(),[]
     for n in SUITES.get(name, (name,)):
         try:
             try: more = list(mteb.get_benchmark(n).tasks)
-            except KeyError: more = mteb.get_tasks(tasks=[n], languages=[_CODES[c][:3] for c in _WITHIN.get(name, langs)], exclusive_language_filter=True)
-        except KeyError as e: raise ValueError(f"MTEB knows no suite or task {n!r}; suites here are {', '.join(SUITES)}, others as in mteb.get_benchmarks()") from e
+            except KeyError:
+                more = mteb.get_tasks(tasks=[n], languages=[_CODES[c][:3] for c in _WITHIN.get(name, langs)], exclusive_language_filter=True)
+        except KeyError as e:
+            raise ValueError(f"MTEB knows no suite or task {n!r}; suites here are {', '.join(SUITES)}, others as in mteb.get_benchmarks()") from e
         tasks += [copy.copy(t) for t in more]
     if name == 'cross':
         for t in tasks:
-            if across := [s for s in t.hf_subsets if len({c[:3] for c in t.metadata.hf_subsets_to_langscripts[s]}) > 1]: t.hf_subsets = across
+            if across := [s for s in t.hf_subsets if len({c[:3] for c in t.metadata.hf_subsets_to_langscripts[s]}) > 1]:
+                t.hf_subsets = across
     return [t for t in tasks if t.hf_subsets]
 
 def _need_hub(name, or_else):
-    if not (ok := hub_reachable())[0]: raise ConnectionError(f"suite {name!r} takes its data from the Hugging Face hub, and {ok[1]}; connect, or set HF_ENDPOINT to a mirror, or {or_else}")
+    if not (ok := hub_reachable())[0]:
+        raise ConnectionError(f"suite {name!r} takes its data from the Hugging Face hub, and {ok[1]}; connect, or set HF_ENDPOINT to a mirror, or {or_else}")
 
 def suite(
     name:str,                        # "de", "es", "cross", or any benchmark or task MTEB knows
@@ -407,7 +448,8 @@ def suite(
     strict:bool=False,               # a task that the folder lacks is an error, not a warning
 )->list:                             # MTEB tasks
     "MTEB's own tasks by name"
-    if check and data is None: _need_hub(name, "pass data=FOLDER with tasks that prepare() wrote elsewhere, or check=False if the data sets are in the cache, or judge local test sets with local_tasks(folder, langs)")
+    if check and data is None:
+        _need_hub(name, "pass data=FOLDER with tasks that prepare() wrote elsewhere, or check=False if the data sets are in the cache, or judge local test sets with local_tasks(folder, langs)")
     tasks = _tasks(name, langs)
     if data is None: return tasks
     ready,lost = [],[]
@@ -431,12 +473,19 @@ def prepare(
     rows = []
     for t in _tasks(name, langs):
         row = dict(task=t.metadata.name, kind=t.metadata.type, subsets=len(t.hf_subsets))
-        try: read_task(t, folder); rows.append(row | dict(state='ready')); continue
+        try:
+            read_task(t, folder)
+            rows.append(row | dict(state='ready'))
+            continue
         except PreparedError: pass
         try:
             with _no_bars(): t.load_data()
-            m = save_task(t, folder); rows.append(row | dict(state='prepared', rows=sum(f['rows'] for f in m['files'])))
-        except Exception as e: rows.append(row | dict(state=f'{type(e).__name__}: {e}'.split('\n')[0][:300]))   # a data set that is gone or gated must not keep back the others; whatever kind of error MTEB's reading raised, it is told
+            m = save_task(t, folder)
+            rows.append(row | dict(state='prepared', rows=sum(f['rows'] for f in m['files'])))
+        except Exception as e:
+            # a data set that is gone or gated must not keep back the others; whatever kind of error MTEB's reading
+            # raised, it is told
+            rows.append(row | dict(state=f'{type(e).__name__}: {e}'.split('\n')[0][:300]))
         finally:
             if t.data_loaded: t.unload_data()
     return rows

@@ -25,7 +25,8 @@ class _Writer: # nodes and weights of an ONNX graph; a call adds an operation an
         from onnx import helper, numpy_helper
         self.h,self.tensor,self.nodes,self.weights,self.n = helper,numpy_helper.from_array,[],{},0
     def __call__(self, kind, *inputs, outs=1, **attrs):
-        self.n += 1; names = [f'{kind}_{self.n}' + (f'_{i}' if outs > 1 else '') for i in range(outs)]
+        self.n += 1
+        names = [f'{kind}_{self.n}' + (f'_{i}' if outs > 1 else '') for i in range(outs)]
         self.nodes.append(self.h.make_node(kind, [i if isinstance(i, str) else self.const(i) for i in inputs], names, name=f'{kind}_{self.n}', **attrs))
         return names[0] if outs == 1 else names
     def const(self, x, name=''): # a number, a list of whole numbers or an array
@@ -41,14 +42,17 @@ class _Writer: # nodes and weights of an ONNX graph; a call adds an operation an
 
 def _proto(model, queries): # JinaBertModel -> onnx.ModelProto
     import onnx
-    g,config = _Writer(),model.config; h,F,I = g.h,onnx.TensorProto.FLOAT,onnx.TensorProto.INT64
-    D,H,L = config.hidden_size,config.num_attention_heads,config.num_hidden_layers; d = D//H
+    g,config = _Writer(),model.config
+    h,F,I = g.h,onnx.TensorProto.FLOAT,onnx.TensorProto.INT64
+    D,H,L = config.hidden_size,config.num_attention_heads,config.num_hidden_layers
+    d = D//H
     state = {k: v.detach().float().cpu().numpy() for k,v in model.state_dict().items()}
     w = lambda name: g.const(state[name], name)
     def linear(x, at, bias=True):
         y = g('MatMul', x, g.const(state[at+'.weight'].T, at+'.weight'))
         return g('Add', y, w(at+'.bias')) if bias else y
-    def norm(x, at): return g('LayerNormalization', x, w(at+'.weight'), w(at+'.bias'), axis=-1, epsilon=config.layer_norm_eps)
+    def norm(x, at):
+        return g('LayerNormalization', x, w(at+'.weight'), w(at+'.bias'), axis=-1, epsilon=config.layer_norm_eps)
     def attend(q, i): # q (B,H,S,d), i (S,) their positions -> (B,H,S,d); keys k, values v, positions j and hide are the layer's
         bias = g('Mul', g('Abs', g('Sub', g('Unsqueeze', i, [1]), j)), slope)                    # (H,S,T)
         return g('MatMul', g('Softmax', g('Add', g('Add', g('MatMul', q, k), bias), hide), axis=-1), v)
@@ -58,10 +62,14 @@ def _proto(model, queries): # JinaBertModel -> onnx.ModelProto
     span = lambda n: g('Cast', g('Range', g.const(0), g('Squeeze', n), g.const(1)), to=F)
     j = span(T)                                                                                  # (T,)
     here = g('Cast', g('Cast', 'attention_mask', to=onnx.TensorProto.BOOL), to=F)                # (B,T) 1 or 0
-    hide = g('Unsqueeze', g('Mul', g('Sub', here, 1.), float(np.finfo(np.float32).max/2)), [1,2]) # (B,1,1,T) 0 or far below any score
+    # (B,1,1,T) 0 or far below any score
+    hide = g('Unsqueeze', g('Mul', g('Sub', here, 1.), float(np.finfo(np.float32).max/2)), [1,2])
     if queries: # n blocks of S queries; what lies behind the last one is cut off again
-        n = g('Div', g('Add', T, [queries-1]), [queries]); S = g('Div', g('Sub', g('Add', T, n), [1]), n); total = g('Mul', n, S)
-        pads = g('Concat', [0,0,0,0], g('Sub', total, T), [0], axis=0); rows = g('Reshape', span(total), g('Concat', n, S, axis=0))
+        n = g('Div', g('Add', T, [queries-1]), [queries])
+        S = g('Div', g('Sub', g('Add', T, n), [1]), n)
+        total = g('Mul', n, S)
+        pads = g('Concat', [0,0,0,0], g('Sub', total, T), [0], axis=0)
+        rows = g('Reshape', span(total), g('Concat', n, S, axis=0))
         split = g('Concat', [0], n, S, [H,d], axis=0)
     x = g('Add', g('Gather', w('embeddings.word_embeddings.weight'), 'input_ids'), g.const(state['embeddings.token_type_embeddings.weight'][0], 'embeddings.token_type_embeddings.weight_0'))
     x = norm(x, 'embeddings.LayerNorm')
@@ -77,7 +85,8 @@ def _proto(model, queries): # JinaBertModel -> onnx.ModelProto
             blocks = g('Transpose', g('Reshape', g('Pad', q, pads), split), perm=[1,0,3,2,4])    # (n,B,H,S,d)
             o = g('Transpose', g('Scan', blocks, rows, body=inner, num_scan_inputs=2), perm=[1,0,3,2,4]) # (B,n,S,H,d)
             o = g('Slice', g('Reshape', o, [0,-1,D]), [0], T, [1])
-        else: o = g('Reshape', g('Transpose', attend(g('Transpose', g('Reshape', q, [0,0,H,d]), perm=[0,2,1,3]), j), perm=[0,2,1,3]), [0,0,D])
+        else:
+            o = g('Reshape', g('Transpose', attend(g('Transpose', g('Reshape', q, [0,0,H,d]), perm=[0,2,1,3]), j), perm=[0,2,1,3]), [0,0,D])
         at,around = f'encoder.layer.{l}.attention.output.',x
         x = norm(g('Add', linear(o, at+'dense'), x), at+'LayerNorm')
         if config.second_norm: x = norm(g('Add', x, around), f'encoder.layer.{l}.layer_norm_1')
@@ -98,26 +107,32 @@ def _proto(model, queries): # JinaBertModel -> onnx.ModelProto
 # %% ../nbs/13a_export.ipynb #5b0be27c
 def _need(extra, *modules): # say what is missing before anything is written
     import importlib.util
-    if lost := [m for m in modules if not importlib.util.find_spec(m)]: raise ModuleNotFoundError(f"this export needs {' and '.join(lost)}; pip install '.[{extra}]'")
+    if lost := [m for m in modules if not importlib.util.find_spec(m)]:
+        raise ModuleNotFoundError(f"this export needs {' and '.join(lost)}; pip install '.[{extra}]'")
 
 def _embedder(model): return model if isinstance(model, Embedder) else load(model, device='cpu')
 def _same(a, b): return b is not None and os.path.realpath(a) == os.path.realpath(b)
 
 def _read(path): return json.loads(path.read_text(encoding='utf-8'))
-def _put(path, data): write_whole(path, lambda p: p.write_text(json.dumps(data, indent=2, ensure_ascii=False)+'\n', encoding='utf-8'))
+def _put(path, data):
+    write_whole(path, lambda p: p.write_text(json.dumps(data, indent=2, ensure_ascii=False)+'\n', encoding='utf-8'))
 
 def _quiet_int8(source, path): # the quantizer logs advice that does not apply to a graph as plain as this one
     from onnxruntime.quantization import QuantType, quantize_dynamic
     logging.disable(logging.WARNING)
-    try: write_whole(path, lambda p: quantize_dynamic(source, p, op_types_to_quantize=['MatMul'], per_channel=True, weight_type=QuantType.QInt8, reduce_range=True))
+    try:
+        write_whole(path, lambda p: quantize_dynamic(source, p, op_types_to_quantize=['MatMul'], per_channel=True, weight_type=QuantType.QInt8, reduce_range=True))
     finally: logging.disable(logging.NOTSET)
 
-def _shape(config): return {k: getattr(config, k) for k in JinaBertConfig.__annotations__ if k not in ('qk_norm','second_norm','tie_word_embeddings')} # what the published config.json says
+def _shape(config):
+    # what the published config.json says
+    return {k: getattr(config, k) for k in JinaBertConfig.__annotations__ if k not in ('qk_norm','second_norm','tie_word_embeddings')}
 
 def _side_files(folder, model, config, tokenizer_class): # all of a sentence-transformers folder but the weights
     _put(folder/'config.json', config)
     save_st_files(folder, model.tokenizer, model.dim, model.max_length)
-    path = folder/'tokenizer_config.json'                      # transformers before 5 does not know its new name for "whatever tokenizer.json says"
+    # transformers before 5 does not know its new name for "whatever tokenizer.json says"
+    path = folder/'tokenizer_config.json'
     _put(path, _read(path) | dict(tokenizer_class=tokenizer_class))
 
 def export_onnx(
@@ -127,9 +142,13 @@ def export_onnx(
     queries:int=256,          # queries of an attention block; 0: all at once, without a loop, in memory that grows with the square of the length (12 GB at 8192 tokens and 12 heads)
 )->Path:                      # the graph, `onnx/model.onnx`: input_ids, attention_mask (B,T) int64 -> last_hidden_state (B,T,D), sentence_embedding (B,D) unit rows
     "An ONNX model with its tokenizer, equal to `encode` to 1e-5 in fp32"
-    if type(queries) is not int or not 0 <= queries < 2**31: raise ValueError(f"queries must be 0 (all at once) or the size of a block, got {queries!r:.40}")
-    out = out_folder(out, make=False); model = _embedder(model); _need('onnx', 'onnx', *['onnxruntime']*int8)
-    if (size := sum(p.numel()*4 for p in model.model.parameters())) > 2*10**9: raise ValueError(f"{model.name} has {size/1e9:.1f} GB of weights; an ONNX file holds at most 2 GB")
+    if type(queries) is not int or not 0 <= queries < 2**31:
+        raise ValueError(f"queries must be 0 (all at once) or the size of a block, got {queries!r:.40}")
+    out = out_folder(out, make=False)
+    model = _embedder(model)
+    _need('onnx', 'onnx', *['onnxruntime']*int8)
+    if (size := sum(p.numel()*4 for p in model.model.parameters())) > 2*10**9:
+        raise ValueError(f"{model.name} has {size/1e9:.1f} GB of weights; an ONNX file holds at most 2 GB")
     proto = _proto(model.model, queries)
     path = out_folder(out/'onnx')/'model.onnx'
     write_whole(path, lambda p: p.write_bytes(proto.SerializeToString()))
@@ -139,7 +158,8 @@ def export_onnx(
     return path
 
 # %% ../nbs/13a_export.ipynb #c3882c75
-_CODE_REPO = {False: 'jinaai/jina-bert-implementation', True: 'jinaai/jina-bert-v2-qk-devlin-norm-1e-2'} # by qk_norm: config.json of the published models
+# by qk_norm: config.json of the published models
+_CODE_REPO = {False: 'jinaai/jina-bert-implementation', True: 'jinaai/jina-bert-v2-qk-devlin-norm-1e-2'}
 
 def export_published(
     model:Embedder|str|Path, # or its folder
@@ -147,18 +167,23 @@ def export_published(
     half:bool=False,         # weights in float16, as published: half the size, vectors equal to about 1e-3
 )->Path:                     # the folder
     "A folder as the published de and es models have it: names, config.json, tokenizer files (paper section 2)"
-    out = out_folder(out, make=False); model = _embedder(model)
+    out = out_folder(out, make=False)
+    model = _embedder(model)
     if _same(out, model.folder): raise ValueError(f"{out} is the model's own folder; export into another one")
     inner,config = model.model,model.model.config
-    if config.second_norm: raise ValueError(f"{model.name} has a second norm in each layer, as the published -code model; its loaders know other names of weights, and this export writes those of de and es only")
-    if not getattr(model.tokenizer.backend_tokenizer.model, 'save', None) or type(model.tokenizer.backend_tokenizer.model).__name__ != 'BPE': raise ValueError(f"{model.name} has a {type(model.tokenizer.backend_tokenizer.model).__name__} tokenizer; the published layout has byte-level BPE")
+    if config.second_norm:
+        raise ValueError(f"{model.name} has a second norm in each layer, as the published -code model; its loaders know other names of weights, and this export writes those of de and es only")
+    if not getattr(model.tokenizer.backend_tokenizer.model, 'save', None) or type(model.tokenizer.backend_tokenizer.model).__name__ != 'BPE':
+        raise ValueError(f"{model.name} has a {type(model.tokenizer.backend_tokenizer.model).__name__} tokenizer; the published layout has byte-level BPE")
     kind = torch.float16 if half else torch.float32
     state = {k: v.detach().to('cpu', kind).contiguous() for k,v in inner.state_dict().items()}
-    if half and (big := [k for k,v in state.items() if not v.isfinite().all()]): raise ValueError(f"{big[0]} has values that float16 cannot hold; export without half")
+    if half and (big := [k for k,v in state.items() if not v.isfinite().all()]):
+        raise ValueError(f"{big[0]} has values that float16 cannot hold; export without half")
     out_folder(out)
     write_whole(out/'model.safetensors', lambda p: save_file(state, p, metadata=dict(format='pt')))
     _side_files(out, model, _shape(config) | dict(_name_or_path=_CODE_REPO[config.qk_norm], model_type='bert', architectures=['JinaBertForMaskedLM'], attn_implementation='torch',
                                         pad_token_id=model.tokenizer.pad_token_id, torch_dtype='float16' if half else 'float32', use_cache=False), 'RobertaTokenizer')
-    path = out/'tokenizer_config.json'; _put(path, _read(path) | dict(add_prefix_space=False, trim_offsets=True))
+    path = out/'tokenizer_config.json'
+    _put(path, _read(path) | dict(add_prefix_space=False, trim_offsets=True))
     model.tokenizer.backend_tokenizer.model.save(str(out))                                    # vocab.json, merges.txt
     return out

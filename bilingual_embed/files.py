@@ -24,7 +24,9 @@ class FileError(ValueError): "A file that cannot be read or written as asked"
 
 ENDINGS = dict(txt='text', jsonl='jsonl', ndjson='jsonl', csv='csv', tsv='tsv', parquet='parquet', pq='parquet')
 FORMATS = tuple(dict.fromkeys(ENDINGS.values()))
-LONGEST = 2**27 # bytes of a line, characters of one CSV value; a quote that is never closed, or a line that never ends, would otherwise read the rest of the file into memory (ours)
+# bytes of a line, characters of one CSV value; a quote that is never closed, or a line that never ends, would
+# otherwise read the rest of the file into memory (ours)
+LONGEST = 2**27
 
 class Row(NamedTuple):
     "A text and what belongs to it"
@@ -37,19 +39,24 @@ class Row(NamedTuple):
         "The kept values as Python has them"
         if self.batch is None: return self.kept
         try: return [self.batch.column(self.batch.schema.get_field_index(k))[self.kept].as_py() for k in keep]
-        except (ValueError, OverflowError, RecursionError) as e: raise FileError(f"{self.file}, row {self.line} holds a value that Python cannot ({e}); leave its column out of --keep, or write .parquet, which takes it as it stands") from None
+        except (ValueError, OverflowError, RecursionError) as e:
+            raise FileError(f"{self.file}, row {self.line} holds a value that Python cannot ({e}); leave its column out of --keep, or write .parquet, which takes it as it stands") from None
 
 class Bad:
     "What happens at a row that cannot be used: an error, or a count"
     def __init__(self, skip:bool=False): self.skip,self.n,self.first = skip,0,''
     def __call__(self, file:str, line:int, why:str):
         if not self.skip: raise FileError(f"{file}, line {line} {why}; mend it, or leave such rows out with --skip-bad")
-        self.n += 1; self.first = self.first or f"{file}, line {line} {why}"
+        self.n += 1
+        self.first = self.first or f"{file}, line {line} {why}"
 
 def arrow():
     "pyarrow, or what to do without it"
-    try: import pyarrow, pyarrow.parquet; return pyarrow
-    except ModuleNotFoundError as e: raise ModuleNotFoundError("Parquet files need pyarrow: pip install '.[files]'", name=e.name) from None
+    try:
+        import pyarrow, pyarrow.parquet
+        return pyarrow
+    except ModuleNotFoundError as e:
+        raise ModuleNotFoundError("Parquet files need pyarrow: pip install '.[files]'", name=e.name) from None
 
 def _packed(name): return name.lower().endswith('.gz')
 
@@ -66,22 +73,29 @@ def format_of(
 )->str:            # one of FORMATS
     "How a file is read"
     kind = format or by_ending(name) or ('jsonl' if field else 'text')
-    if kind == 'parquet' and (_packed(name) or name == '-'): raise FileError(f"{name}: Parquet is read from a plain file only, since its end comes first; it is compressed inside")
-    if kind == 'text' and field: raise FileError(f"{name} is read as plain lines, which have no field {field!r}; leave --field out, or say with --format what it is: {', '.join(FORMATS[1:])}")
-    if kind != 'text' and not field: raise FileError(f"{name} is read as {kind}; say with --field where the text is, or take its lines as they stand with --format text")
+    if kind == 'parquet' and (_packed(name) or name == '-'):
+        raise FileError(f"{name}: Parquet is read from a plain file only, since its end comes first; it is compressed inside")
+    if kind == 'text' and field:
+        raise FileError(f"{name} is read as plain lines, which have no field {field!r}; leave --field out, or say with --format what it is: {', '.join(FORMATS[1:])}")
+    if kind != 'text' and not field:
+        raise FileError(f"{name} is read as {kind}; say with --field where the text is, or take its lines as they stand with --format text")
     return kind
 
 # %% ../nbs/13c_files.ipynb #c2fc4cf9
 def _lines(f, name): # (line number, text with its line end); bytes that are not UTF-8 become lone surrogates, which read_rows finds
     for n,raw in enumerate(iter(lambda: f.readline(LONGEST+1), b''), 1):
-        if len(raw) > LONGEST: raise FileError(f"{name}, line {n} is longer than {LONGEST:,} bytes, which no line of text is; a compressed or binary file under another name?")
+        if len(raw) > LONGEST:
+            raise FileError(f"{name}, line {n} is longer than {LONGEST:,} bytes, which no line of text is; a compressed or binary file under another name?")
         yield n,raw.decode('utf-8-sig' if n == 1 else 'utf-8', 'surrogateescape')
 
 def _names(x): return ', '.join(map(str, x))[:300] or 'none'
 
 def _text(f, name, field, keep, bad):
-    if lost := [k for k in keep if k != 'text']: raise FileError(f"{name} is read as plain lines, which have no field {_names(lost)} to keep, only \"text\", the line itself")
-    for n,line in _lines(f, name): line = line.rstrip('\r\n'); yield n,line,(line,)*len(keep)
+    if lost := [k for k in keep if k != 'text']:
+        raise FileError(f"{name} is read as plain lines, which have no field {_names(lost)} to keep, only \"text\", the line itself")
+    for n,line in _lines(f, name):
+        line = line.rstrip('\r\n')
+        yield n,line,(line,)*len(keep)
 
 def _jsonl(f, name, field, keep, bad):
     lost,n = set(keep),0
@@ -90,15 +104,20 @@ def _jsonl(f, name, field, keep, bad):
     for n,line in _lines(f, name):
         if not line.strip(): continue
         try: row = json.loads(line)
-        except (ValueError, RecursionError) as e: bad(name, n, f"is not JSON ({getattr(e, 'msg', 'a number or nesting beyond measure')})"); continue
-        if not isinstance(row, dict) or not isinstance(row.get(field), str): bad(name, n, f"has no text field {field!r}; it has {_names(row) if isinstance(row, dict) else type(row).__name__}"); continue
+        except (ValueError, RecursionError) as e:
+            bad(name, n, f"is not JSON ({getattr(e, 'msg', 'a number or nesting beyond measure')})")
+            continue
+        if not isinstance(row, dict) or not isinstance(row.get(field), str):
+            bad(name, n, f"has no text field {field!r}; it has {_names(row) if isinstance(row, dict) else type(row).__name__}")
+            continue
         lost -= row.keys()
         if n == 1000: check()
         yield n,row[field],tuple(row.get(k) for k in keep)
     check()
 
 def _csv(f, name, field, keep, bad, delimiter):
-    csv.field_size_limit(LONGEST); r = csv.reader((l for _,l in _lines(f, name)), delimiter=delimiter, strict=True)
+    csv.field_size_limit(LONGEST)
+    r = csv.reader((l for _,l in _lines(f, name)), delimiter=delimiter, strict=True)
     try:
         if not (head := next(r, None)): raise FileError(f"{name} does not begin with a line of column names")
         for c in dict.fromkeys((field, *keep)):
@@ -107,19 +126,27 @@ def _csv(f, name, field, keep, bad, delimiter):
         at,kept,line = head.index(field),[head.index(k) for k in keep],r.line_num+1
         for row in r:
             n,line = line,r.line_num+1
-            if not row and len(head) > 1: continue                     # an empty line is no row, unless it could be an empty value
-            if len(row := row or ['']) != len(head): bad(name, n, f"has {len(row)} values for {len(head)} columns"); continue
+            if not row and len(head) > 1:
+                continue                     # an empty line is no row, unless it could be an empty value
+            if len(row := row or ['']) != len(head):
+                bad(name, n, f"has {len(row)} values for {len(head)} columns")
+                continue
             yield n,row[at],tuple(row[i] for i in kept)
-    except csv.Error as e: raise FileError(f"{name}, line {r.line_num}: the quoting is broken ({e}), so nobody can tell where the next row begins; mend it as RFC 4180 says") from None
+    except csv.Error as e:
+        raise FileError(f"{name}, line {r.line_num}: the quoting is broken ({e}), so nobody can tell where the next row begins; mend it as RFC 4180 says") from None
 
 def _parquet(name, field, keep, bad):
-    pa = arrow(); t = pa.types; is_text = lambda x: t.is_string(x) or t.is_large_string(x) or t.is_string_view(x) or (t.is_dictionary(x) and is_text(x.value_type))
+    pa = arrow()
+    t = pa.types
+    is_text = lambda x: t.is_string(x) or t.is_large_string(x) or t.is_string_view(x) or (t.is_dictionary(x) and is_text(x.value_type))
     try:
         with pa.parquet.ParquetFile(name) as f:
             has = f.schema_arrow.names
             for c in dict.fromkeys((field, *keep)):
-                if has.count(c) != 1: raise FileError(f"{name} has {has.count(c) or 'no'} column{'s'*(has.count(c) > 1)} {c!r}; it has {_names(has)}")
-            if not is_text(kind := f.schema_arrow.field(field).type): raise FileError(f"column {field!r} of {name} holds {kind}, not text")
+                if has.count(c) != 1:
+                    raise FileError(f"{name} has {has.count(c) or 'no'} column{'s'*(has.count(c) > 1)} {c!r}; it has {_names(has)}")
+            if not is_text(kind := f.schema_arrow.field(field).type):
+                raise FileError(f"column {field!r} of {name} holds {kind}, not text")
             n = 0
             for b in f.iter_batches(1024, columns=list(dict.fromkeys((field, *keep)))):
                 for i,x in enumerate(b.column(b.schema.get_field_index(field)).to_pylist()):
@@ -128,18 +155,24 @@ def _parquet(name, field, keep, bad):
                     else: yield n,x,i,b
     except FileError: raise
     except FileNotFoundError as e: raise FileError(f"cannot read {name}: {e.strerror or e}") from None
-    except (pa.ArrowException, OSError, ValueError, OverflowError, RecursionError) as e: raise FileError(f"{name} is no Parquet file, or a damaged one ({str(e).splitlines()[0] if str(e) else type(e).__name__})") from None
+    except (pa.ArrowException, OSError, ValueError, OverflowError, RecursionError) as e:
+        raise FileError(f"{name} is no Parquet file, or a damaged one ({str(e).splitlines()[0] if str(e) else type(e).__name__})") from None
 
 @contextmanager
 def _open(name):
-    if name == '-': yield sys.stdin.buffer; return
+    if name == '-':
+        yield sys.stdin.buffer
+        return
     try:
         with (gzip.open if _packed(name) else open)(name, 'rb') as f: yield f
-    except (gzip.BadGzipFile, EOFError, zlib.error) as e: raise FileError(f"{name} is no gzip file, or one cut short ({e}); fetch it again") from None
+    except (gzip.BadGzipFile, EOFError, zlib.error) as e:
+        raise FileError(f"{name} is no gzip file, or one cut short ({e}); fetch it again") from None
     except OSError as e: raise FileError(f"cannot read {name}: {e.strerror}") from None
 
 def _records(name, kind, field, keep, bad, delimiter):
-    if kind == 'parquet': yield from _parquet(name, field, keep, bad); return
+    if kind == 'parquet':
+        yield from _parquet(name, field, keep, bad)
+        return
     with _open(name) as f:
         yield from _csv(f, name, field, keep, bad, delimiter or ('\t' if kind == 'tsv' else ',')) if kind in ('csv','tsv') else dict(text=_text, jsonl=_jsonl)[kind](f, name, field, keep, bad)
 
@@ -152,13 +185,21 @@ def read_rows(
     delimiter:str='',       # of CSV; "" is a comma, in .tsv a tab
 )->Iterator[Row]:
     "Texts of files, one at a time, in flat memory; an error names file and line"
-    bad = bad or Bad(); kinds = [(n, format_of(n, format, field)) for n in files or ['-']]      # a wrong name among many is told before the first is read
+    bad = bad or Bad()
+    # a wrong name among many is told before the first is read
+    kinds = [(n, format_of(n, format, field)) for n in files or ['-']]
     for name,kind in kinds:
         for line,text,kept,*batch in _records(name, kind, field, keep, bad, delimiter):
-            if not text.strip(): bad(name, line, "is empty, and an empty text has no embedding"); continue
+            if not text.strip():
+                bad(name, line, "is empty, and an empty text has no embedding")
+                continue
             try: text.encode() if not keep or batch else json.dumps((text, *kept), ensure_ascii=False).encode()
-            except UnicodeEncodeError: bad(name, line, "is not UTF-8 (from Latin-1: iconv -f latin1 -t utf-8)"); continue
-            except RecursionError: bad(name, line, "is nested too deep"); continue
+            except UnicodeEncodeError:
+                bad(name, line, "is not UTF-8 (from Latin-1: iconv -f latin1 -t utf-8)")
+                continue
+            except RecursionError:
+                bad(name, line, "is nested too deep")
+                continue
             yield Row(text, kept, name, line, *batch)
 
 # %% ../nbs/13c_files.ipynb #40c15ca2
@@ -191,7 +232,8 @@ class Texts:
     def __init__(self): self.texts,self.kept = hashlib.sha256(),hashlib.sha256()
     def add(self, r:Row):
         "Take in a row"
-        b = r.text.encode(); self.texts.update(len(b).to_bytes(8, 'little') + b)
+        b = r.text.encode()
+        self.texts.update(len(b).to_bytes(8, 'little') + b)
         if r.batch is None and r.kept: self.kept.update(json.dumps(r.kept).encode() + b'\n')
     def __str__(self): return self.texts.hexdigest()[:16]
     def both(self)->list[str]: # 16 hex digits each
@@ -211,38 +253,51 @@ class Output:
         self.part,self.note,self.kind = Path(f'{path}.part'),Path(f'{path}.part.json'),self.path.suffix
         if self.kind == '.parquet': arrow()
         self.rows,self.size,self.hash,self.kinds = 0,NPY_HEAD*(self.kind == '.npy'),Texts().both(),{k: [] for k in keep}
-        new = not self.part.exists(); self.file = open(os.open(self.part, os.O_RDWR|os.O_CREAT|getattr(os, 'O_BINARY', 0), 0o666), 'r+b', buffering=0)
+        new = not self.part.exists()
+        self.file = open(os.open(self.part, os.O_RDWR|os.O_CREAT|getattr(os, 'O_BINARY', 0), 0o666), 'r+b', buffering=0)
         try: self._begin(new, restart)
-        except BaseException: self.file.close(); raise
+        except BaseException:
+            self.file.close()
+            raise
     def _begin(self, new, restart):
         try:
             if fcntl: fcntl.flock(self.file, fcntl.LOCK_EX|fcntl.LOCK_NB)
-            if not os.path.samestat(os.fstat(self.file.fileno()), os.stat(self.part)): raise BlockingIOError       # it got its name in this moment
-        except (BlockingIOError, FileNotFoundError): raise FileError(f"{self.path} is being written by another process; wait for it, or give another --out") from None
+            if not os.path.samestat(os.fstat(self.file.fileno()), os.stat(self.part)):
+                raise BlockingIOError       # it got its name in this moment
+        except (BlockingIOError, FileNotFoundError):
+            raise FileError(f"{self.path} is being written by another process; wait for it, or give another --out") from None
         if restart: self.file.truncate(0)
-        if restart or new: self.note.unlink(missing_ok=True)                # new: stopped between giving the name and clearing up
+        if restart or new:
+            self.note.unlink(missing_ok=True)                # new: stopped between giving the name and clearing up
         has = self.file.seek(0, 2)
         if self.note.exists(): self._read()
-        elif has: raise FileError(f"{self.part} is in the way, and no {self.note.name} beside it says what it is; move it away, or --restart")
+        elif has:
+            raise FileError(f"{self.part} is in the way, and no {self.note.name} beside it says what it is; move it away, or --restart")
         else:
             with self._kept(): self._commit()
-        if self.rows and has < self.size: raise FileError(f"{self.part} is shorter than {self.note.name} says; begin anew with --restart")
-        self.file.truncate(self.size); self.file.seek(self.size)
+        if self.rows and has < self.size:
+            raise FileError(f"{self.part} is shorter than {self.note.name} says; begin anew with --restart")
+        self.file.truncate(self.size)
+        self.file.seek(self.size)
     def __enter__(self): return self
     def __exit__(self, *e):
         self.file.close()
-        if e[0] and not self.rows and self.note.exists(): self.part.unlink(missing_ok=True); self.note.unlink()     # nothing is lost, nothing left behind
+        if e[0] and not self.rows and self.note.exists():
+            self.part.unlink(missing_ok=True)
+            self.note.unlink()     # nothing is lost, nothing left behind
     def _read(self):
         d = read_json(self.note, FileError, 'begin anew with --restart')
         try: self.rows,self.size,self.hash,self.kinds,was = (d[k] for k in ('rows','size','hash','kinds','about'))
         except KeyError: raise FileError(f"{self.note} is damaged; begin anew with --restart") from None
         if odd := [f"{k} was {was.get(k)!r}, now {self.about.get(k)!r}" for k in {**was, **self.about} if was.get(k) != self.about.get(k)]:
             raise FileError(f"{self.part} was begun with another command ({'; '.join(odd)}); give that again to go on behind its {self.rows:,} texts, or --restart to begin anew")
-    def _commit(self): write_json(self.note, dict(rows=self.rows, size=self.size, hash=self.hash, kinds=self.kinds, about=self.about))
+    def _commit(self):
+        write_json(self.note, dict(rows=self.rows, size=self.size, hash=self.hash, kinds=self.kinds, about=self.about))
     @contextmanager
     def _kept(self): # a full disk, said so that one knows what is there
         try: yield
-        except OSError as e: raise OSError(f"{self.path} cannot be written ({e.strerror or e}); {self.rows:,} texts are done and kept in {self.part}: make room, and the same command goes on") from None
+        except OSError as e:
+            raise OSError(f"{self.path} cannot be written ({e.strerror or e}); {self.rows:,} texts are done and kept in {self.part}: make room, and the same command goes on") from None
     def _write(self, b):
         b = memoryview(b)
         while b: b = b[self.file.write(b):]
@@ -261,13 +316,21 @@ class Output:
         "Append a block; when this returns, it is on disk"
         b = np.ascontiguousarray(x, '<f4').tobytes() if self.kind == '.npy' else json_lines(x, rows, self.keep).encode() if self.kind == '.jsonl' else self._stream(x, rows)
         with self._kept():
-            self._write(b); os.fsync(self.file.fileno())
-            now = self.rows,self.size,self.hash; self.rows += len(x); self.size += len(b); self.hash = texts.both()
+            self._write(b)
+            os.fsync(self.file.fileno())
+            now = self.rows,self.size,self.hash
+            self.rows += len(x)
+            self.size += len(b)
+            self.hash = texts.both()
             try: self._commit()
-            except OSError: self.rows,self.size,self.hash = now; raise
+            except OSError:
+                self.rows,self.size,self.hash = now
+                raise
     def _stream(self, x, rows): # a block as an Arrow stream
-        pa = arrow(); vectors = pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(x, np.float32).ravel()), self.dim)
-        if self.keep and len({r.batch is None for r in rows}) > 1: raise FileError("--keep into .parquet wants all files to be Parquet, or none")
+        pa = arrow()
+        vectors = pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(x, np.float32).ravel()), self.dim)
+        if self.keep and len({r.batch is None for r in rows}) > 1:
+            raise FileError("--keep into .parquet wants all files to be Parquet, or none")
         if not self.keep: t = pa.table(dict(embedding=vectors))
         elif rows[0].batch is None:
             for i,k in enumerate(self.keep): self.kinds[k] = sorted({*self.kinds[k], *(_kind(r.kept[i]) for r in rows)})
@@ -276,7 +339,8 @@ class Output:
             parts = [(r, pa.Table.from_batches([r.batch]).select(list(self.keep)).take([r.kept, *(o.kept for o in more)])) for _,(r,*more) in groupby(rows, lambda r: id(r.batch))]
             for r,t in parts:
                 for f in t.schema:
-                    if (was := self.kinds[f.name]) not in ([], [str(f.type)]): raise FileError(f"column {f.name!r} of {r.file} holds {f.type}, that of a file before it {was[0]}; make them one type, or leave it out of --keep")
+                    if (was := self.kinds[f.name]) not in ([], [str(f.type)]):
+                        raise FileError(f"column {f.name!r} of {r.file} holds {f.type}, that of a file before it {was[0]}; make them one type, or leave it out of --keep")
                     self.kinds[f.name] = [str(f.type)]
             t = pa.concat_tables([t.replace_schema_metadata(None) for _,t in parts]).unify_dictionaries().combine_chunks().append_column('embedding', vectors)
         sink = pa.BufferOutputStream()
@@ -290,25 +354,36 @@ class Output:
         side = self.path.with_name(self.path.name+'.json')
         with self._kept():
             if self.kind == '.npy':
-                self.file.seek(0); self._write(npy_header(self.rows, self.dim, '<f4')); os.fsync(self.file.fileno())
-                side.unlink(missing_ok=True); os.replace(self.part, self.path); side.write_text(json.dumps(self.record(), indent=1)+'\n', encoding='utf-8')
+                self.file.seek(0)
+                self._write(npy_header(self.rows, self.dim, '<f4'))
+                os.fsync(self.file.fileno())
+                side.unlink(missing_ok=True)
+                os.replace(self.part, self.path)
+                side.write_text(json.dumps(self.record(), indent=1)+'\n', encoding='utf-8')
             elif self.kind == '.jsonl': os.replace(self.part, self.path)
             else:
                 whole = self.path.with_name(self.path.name+'.part.parquet')
                 try: self._join(whole)
-                except OSError: whole.unlink(missing_ok=True); raise
-                os.replace(whole, self.path); self.part.unlink()
+                except OSError:
+                    whole.unlink(missing_ok=True)
+                    raise
+                os.replace(whole, self.path)
+                self.part.unlink()
             self.note.unlink()
     def _join(self, whole): # the streams of all blocks into one Parquet file
-        pa = arrow(); w = None
+        pa = arrow()
+        w = None
         def typed(t): # columns of JSON get their type
             for i,k in enumerate(self.keep if t.schema.metadata else ()):
-                if kind := _column(self.kinds[k]): t = t.set_column(i, k, pa.array([float(v) if kind == 'float64' and v is not None else v for v in map(json.loads, t[k].to_pylist())], getattr(pa, kind)()))
+                if kind := _column(self.kinds[k]):
+                    t = t.set_column(i, k, pa.array([float(v) if kind == 'float64' and v is not None else v for v in map(json.loads, t[k].to_pylist())], getattr(pa, kind)()))
             return t
         with pa.OSFile(str(self.part)) as f:
             while f.tell() < self.size or w is None:
                 t = typed(pa.ipc.open_stream(f).read_all() if self.rows else pa.table({k: pa.array([], pa.string()) for k in self.keep} | dict(embedding=pa.array([], pa.list_(pa.float32(), self.dim)))))
-                if w is None: schema = pa.schema([(c.name, c.type) for c in t.schema], dict(bilingual_embed=json.dumps(self.record()))); w = pa.parquet.ParquetWriter(whole, schema)
+                if w is None:
+                    schema = pa.schema([(c.name, c.type) for c in t.schema], dict(bilingual_embed=json.dumps(self.record())))
+                    w = pa.parquet.ParquetWriter(whole, schema)
                 w.write_table(t.cast(schema))
             w.close()
         with open(whole, 'rb+') as f: os.fsync(f.fileno())
@@ -320,50 +395,66 @@ def open_vectors(
 )->tuple[np.ndarray,dict]: # (N,D) mapped from disk, and what the file says of itself: model, rows, texts; {} if nothing
     "Vectors of a file, in flat memory"
     path = Path(path)
-    if path.suffix not in ('.npy','.parquet'): raise FileError(f"vectors are read from .npy and .parquet files, not from {path}")
+    if path.suffix not in ('.npy','.parquet'):
+        raise FileError(f"vectors are read from .npy and .parquet files, not from {path}")
     if not path.is_file(): raise FileError(f"cannot read {path}: there is no such file")
     x,about = (_npy if path.suffix == '.npy' else _from_parquet)(path, folder)
-    if x.ndim != 2 or x.dtype.kind != 'f': raise FileError(f"{path} holds {x.dtype} of shape {x.shape}; wanted rows of floating point numbers")
-    if about and (about.get('rows'),about.get('dim')) != x.shape: raise FileError(f"{path} has shape {x.shape}, and what was recorded of it says {about.get('rows')} rows of {about.get('dim')}: encode the texts again")
+    if x.ndim != 2 or x.dtype.kind != 'f':
+        raise FileError(f"{path} holds {x.dtype} of shape {x.shape}; wanted rows of floating point numbers")
+    if about and (about.get('rows'),about.get('dim')) != x.shape:
+        raise FileError(f"{path} has shape {x.shape}, and what was recorded of it says {about.get('rows')} rows of {about.get('dim')}: encode the texts again")
     return x,about
 
 def _record(b): # a dict, or {}
-    try: d = json.loads(b); return d if isinstance(d, dict) else {}
+    try:
+        d = json.loads(b)
+        return d if isinstance(d, dict) else {}
     except ValueError: return {}
 
 def _npy(path, folder):
-    try: x = np.load(path, mmap_mode='r', allow_pickle=False); x.ndim
+    try:
+        x = np.load(path, mmap_mode='r', allow_pickle=False)
+        x.ndim
     except Exception as e: raise FileError(f"{path} is no .npy file of numbers, or one cut short ({e})") from None
     side = path.with_name(path.name+'.json')
     return x,_record(side.read_bytes()) if side.is_file() else {}
 
 def _from_parquet(path, folder):
-    pa = arrow(); import pyarrow.compute as pc
+    pa = arrow()
+    import pyarrow.compute as pc
     n,dims,copy = 0,set(),Path(folder)/'vectors'
     try:
         with pa.parquet.ParquetFile(path) as f, open(copy, 'wb') as out:
             if f.schema_arrow.names.count('embedding') != 1 or not hasattr(kind := f.schema_arrow.field('embedding').type, 'value_type') or not pa.types.is_floating(kind.value_type):
                 raise FileError(f"{path} has no column \"embedding\" of lists of floating point numbers; its columns: {_names(f.schema_arrow.names)}")
             for b in f.iter_batches(1024, columns=['embedding']):
-                c = b.column(0); dims |= set(pc.list_value_length(c).to_pylist())
-                if len(dims) != 1 or None in dims: raise FileError(f"{path} has rows of unequal length or without a vector near row {n+1}: {sorted(map(str, dims))}")
-                out.write(np.asarray(c.flatten(), np.float32).tobytes()); n += len(c)
+                c = b.column(0)
+                dims |= set(pc.list_value_length(c).to_pylist())
+                if len(dims) != 1 or None in dims:
+                    raise FileError(f"{path} has rows of unequal length or without a vector near row {n+1}: {sorted(map(str, dims))}")
+                out.write(np.asarray(c.flatten(), np.float32).tobytes())
+                n += len(c)
             about = _record((f.schema_arrow.metadata or {}).get(b'bilingual_embed', b''))
-    except (pa.ArrowException, OSError) as e: raise FileError(f"{path} is no Parquet file, or a damaged one ({str(e).splitlines()[0] if str(e) else type(e).__name__})") from None
+    except (pa.ArrowException, OSError) as e:
+        raise FileError(f"{path} is no Parquet file, or a damaged one ({str(e).splitlines()[0] if str(e) else type(e).__name__})") from None
     D = dims.pop() if dims else 0
     return (np.memmap(copy, np.float32, 'r', shape=(n, D)) if n*D else np.empty((n, D), np.float32)),about
 
 class Spool:
     "Rows put on disk and found again by number; eight bytes of memory a row"
-    def __init__(self, folder:str|Path, keep:Sequence[str]=()): self.file,self.at,self.keep = open(Path(folder)/'rows', 'wb+'),array('q'),list(keep)
+    def __init__(self, folder:str|Path, keep:Sequence[str]=()):
+        self.file,self.at,self.keep = open(Path(folder)/'rows', 'wb+'),array('q'),list(keep)
     def __len__(self): return len(self.at)
     def add(self, r:Row):
         "Put away a row"
         try: line = json.dumps([r.text, r.values(self.keep), r.file, r.line], default=str).encode() + b'\n'
-        except RecursionError: raise FileError(f"{r.file}, row {r.line} is nested too deep; leave its column out of --keep") from None
-        self.at.append(self.file.tell()); self.file.write(line)
+        except RecursionError:
+            raise FileError(f"{r.file}, row {r.line} is nested too deep; leave its column out of --keep") from None
+        self.at.append(self.file.tell())
+        self.file.write(line)
     def __getitem__(self, i:int)->Row:
-        self.file.seek(self.at[i]); return Row(*json.loads(self.file.readline()))
+        self.file.seek(self.at[i])
+        return Row(*json.loads(self.file.readline()))
     def close(self):
         "Done with it"
         self.file.close()

@@ -24,7 +24,8 @@ def replay(
     state, # what `_states()` gave
 ):
     "Random numbers as they were, then on from here"
-    now = _states(); _set(state)
+    now = _states()
+    _set(state)
     try: yield
     finally: _set(now)
 
@@ -39,7 +40,9 @@ def cached_backward(
     "Backward pass of a loss over many embeddings in the memory of one piece (Gao et al. 2021); gradients are added where they belong"
     states,parts = [],[]
     with torch.no_grad():
-        for i in range(n_pieces): states.append(_states()); parts.append(embed(i))
+        for i in range(n_pieces):
+            states.append(_states())
+            parts.append(embed(i))
     whole = torch.cat(parts).requires_grad_()
     loss = loss_of(whole)
     grads, = torch.autograd.grad(loss, whole)

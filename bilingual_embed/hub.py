@@ -61,34 +61,47 @@ _READABLE = ('.parquet','.jsonl','.json','.ndjson','.csv')
 def _reason(s, e):
     "One line for what went wrong with a set"
     what,todo = str(e).split('\n')[0][:300],'check the network, or choose another source'
-    if 'gated' in what.lower() or '401' in what or '403' in what: todo = 'accept its terms on the hub and log in with: hf auth login'
+    if 'gated' in what.lower() or '401' in what or '403' in what:
+        todo = 'accept its terms on the hub and log in with: hf auth login'
     elif 'OfflineMode' in what: todo = 'unset HF_HUB_OFFLINE'
     elif 'BuilderConfig' in what or 'split' in what.lower(): todo = 'the set has changed: correct its row in SETS'
-    elif type(e).__name__ in ('RecordError','EOFError','error','ZstdError','BadGzipFile','UnicodeDecodeError') or 'JSON' in what or 'Parquet' in what or 'parquet' in what: todo = 'the file is damaged: fetch it again'
+    elif type(e).__name__ in ('RecordError','EOFError','error','ZstdError','BadGzipFile','UnicodeDecodeError') or 'JSON' in what or 'Parquet' in what or 'parquet' in what:
+        todo = 'the file is damaged: fetch it again'
     return f"{s.id} at {s.revision[:12]}: {type(e).__name__}: {what}; {todo}"
 
 def _rows_of(path): # rows of a local file of lines; .json may be lines too, or an array
-    if not re.search(r'\.json(\.gz|\.zst)?$', path.name): yield from read_rows(path); return
+    if not re.search(r'\.json(\.gz|\.zst)?$', path.name):
+        yield from read_rows(path)
+        return
     b = bytearray()
     for c in _chunks(path):
         b += c
         if b.lstrip()[:1] != b'[': break
-        if len(b) > MAX_LINE: raise RecordError(f"{path}: a JSON array of more than {MAX_LINE>>20} MB; write one object a line")
+        if len(b) > MAX_LINE:
+            raise RecordError(f"{path}: a JSON array of more than {MAX_LINE>>20} MB; write one object a line")
     else:
         try: rows = json.loads(b or b'[]')
         except (ValueError, RecursionError) as e: raise RecordError(f"{path}: not JSON: {str(e)[:200]}") from None
         if not all(isinstance(r, dict) for r in rows): raise RecordError(f"{path}: not a JSON array of objects")
-        yield from rows; return
+        yield from rows
+        return
     yield from (r for _,r in _json_rows(path, RowPolicy(path)))
 
 def _local(files, seed, buffer): # rows of local lines by our own readers, which hold one at a time whatever a file unpacks to; datasets takes in whole lines and blocks of 10 MB
     rows = (r for f in files for r in _rows_of(Path(f)))
-    if seed is None: yield from rows; return
+    if seed is None:
+        yield from rows
+        return
     rng,held = random.Random(seed),[]
     for r in rows:
-        if len(held) < buffer: held.append(r); continue
-        i = rng.randrange(buffer); yield held[i]; held[i] = r
-    rng.shuffle(held); yield from held
+        if len(held) < buffer:
+            held.append(r)
+            continue
+        i = rng.randrange(buffer)
+        yield held[i]
+        held[i] = r
+    rng.shuffle(held)
+    yield from held
 
 def open_set(
     s:HubSet,
@@ -104,17 +117,23 @@ def open_set(
         except (RecordError, OSError) as e: raise HubError(_reason(s, e)) from e
         return
     import datasets                                       # two seconds to import, so only who reads the hub pays for it
-    datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN = 0    # or it waits 20 s after each shuffled Parquet set for threads to end; this process lives on and gives them the time
+    # or it waits 20 s after each shuffled Parquet set for threads to end; this process lives on and gives them the time
+    datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN = 0
     try:
-        if files is None: ds = datasets.load_dataset(s.id, s.config[lang], split=s.split, revision=s.revision, streaming=True)
+        if files is None:
+            ds = datasets.load_dataset(s.id, s.config[lang], split=s.split, revision=s.revision, streaming=True)
         else:
             files = [str(f) for f in files]
-            if not all(f.endswith('.parquet') for f in files): raise HubError(f"unknown file format {files[0]}; readable are {' '.join(_READABLE)}, several files of one format")
+            if not all(f.endswith('.parquet') for f in files):
+                raise HubError(f"unknown file format {files[0]}; readable are {' '.join(_READABLE)}, several files of one format")
             ds = datasets.load_dataset('parquet', data_files=files, split='train', streaming=True)
         if seed is not None: ds = ds.shuffle(seed=seed, buffer_size=buffer)
         yield from ds
     except HubError: raise
-    except Exception as e: raise HubError(_reason(s, e)) from e   # requests, httpx, pyarrow, datasets, zlib and zstandard each have errors of their own, and nothing of ours is inside this try
+    except Exception as e:
+        # requests, httpx, pyarrow, datasets, zlib and zstandard each have errors of their own, and nothing of ours
+        # is inside this try
+        raise HubError(_reason(s, e)) from e
 
 def _dig(row, path):
     "The value at a path, None if there is none"
@@ -124,7 +143,8 @@ def _dig(row, path):
         else: return None
     return row
 
-_OUT = dict(text='text', query='query', target='positive', negatives='negatives', a='sentence1', b='sentence2', score='score')  # role -> the column name the readers know
+# role -> the column name the readers know
+_OUT = dict(text='text', query='query', target='positive', negatives='negatives', a='sentence1', b='sentence2', score='score')
 
 def plain_row(
     row:dict,
@@ -134,7 +154,8 @@ def plain_row(
     out = {}
     for role,path in columns.items():
         paths = path.split()
-        if paths[0].split('.')[0] not in row: return {k:v for k,v in row.items() if not isinstance(v, (dict,list))} or {'(nested)':''}
+        if paths[0].split('.')[0] not in row:
+            return {k:v for k,v in row.items() if not isinstance(v, (dict,list))} or {'(nested)':''}
         out[_OUT[role]] = [x for p in paths if (x := _dig(row, p))] if role == 'negatives' else _dig(row, path)
     return out
 
@@ -144,14 +165,17 @@ def hub_reachable(
 )->tuple[bool,str]:   # can data sets be fetched here, and why or why not
     "Is there a Hugging Face hub? One short question; none if it is switched off"
     from huggingface_hub import constants
-    if constants.HF_HUB_OFFLINE or os.environ.get('HF_HUB_OFFLINE','').upper() in ('1','ON','YES','TRUE') or os.environ.get('HF_DATASETS_OFFLINE') == '1': return False, "HF_HUB_OFFLINE or HF_DATASETS_OFFLINE is set"
+    if constants.HF_HUB_OFFLINE or os.environ.get('HF_HUB_OFFLINE','').upper() in ('1','ON','YES','TRUE') or os.environ.get('HF_DATASETS_OFFLINE') == '1':
+        return False, "HF_HUB_OFFLINE or HF_DATASETS_OFFLINE is set"
     import urllib.error, urllib.request
     url = f'{constants.ENDPOINT}/api/datasets/wikimedia/wikipedia'
     try:
-        with urllib.request.urlopen(urllib.request.Request(url, method='HEAD'), timeout=seconds) as r: return True, f"{constants.ENDPOINT} answers ({r.status})"
+        with urllib.request.urlopen(urllib.request.Request(url, method='HEAD'), timeout=seconds) as r:
+            return True, f"{constants.ENDPOINT} answers ({r.status})"
     except (OSError, ValueError) as e: return False, f"{constants.ENDPOINT} does not answer: {getattr(e, 'reason', e)}"
 
-ROWS = dict(cpu=20_000, small=300_000, base=None)   # rows a set and language; ours: cpu 15 minutes on two cores, small one GPU for half an hour, base everything
+# rows a set and language; ours: cpu 15 minutes on two cores, small one GPU for half an hour, base everything
+ROWS = dict(cpu=20_000, small=300_000, base=None)
 
 class HubSource:
     "Training text from the Hugging Face hub"
@@ -165,7 +189,8 @@ class HubSource:
         sets:tuple[HubSet,...]=SETS,
     ):
         if scale not in ROWS: raise ValueError(f"scale {scale!r} is unknown here; use {' '.join(ROWS)}")
-        if unknown := set(files or ()) - {s.id for s in sets}: raise ValueError(f"files names {sorted(unknown)}, which is no set of this source; sets are {' '.join(dict.fromkeys(s.id for s in sets))}")
+        if unknown := set(files or ()) - {s.id for s in sets}:
+            raise ValueError(f"files names {sorted(unknown)}, which is no set of this source; sets are {' '.join(dict.fromkeys(s.id for s in sets))}")
         RowPolicy('hub', on_error=on_error, skips=Skips())
         self.scale,self.files,self.on_error,self.seed,self.timeout,self.sets,self.used = scale,files,on_error,seed,timeout,sets,{}
     def reachable(self)->tuple[bool,str]: # usable here?, why or why not
@@ -188,41 +213,54 @@ class HubSource:
             ra,rb = (self._open(s, l, None) for l in lang.split('-'))
             for n,(x,y) in enumerate(zip(ra, rb), 1):
                 x,y = (plain_row(r, s.columns) for r in (x, y))
-                if x.get('score') != y.get('score'): raise HubError(f"{s.id}: row {n} has score {x.get('score')} in one language and {y.get('score')} in the other, so the rows are not the same; take it out of SETS")
+                if x.get('score') != y.get('score'):
+                    raise HubError(f"{s.id}: row {n} has score {x.get('score')} in one language and {y.get('score')} in the other, so the rows are not the same; take it out of SETS")
                 yield n,{**x, 'sentence2': y.get('sentence2')}
         else:
             columns = {k: v.format(*lang.split('-')) for k,v in s.columns.items()}
             for n,r in enumerate(self._open(s, lang, self.seed), 1):
-                if s.where and s.where[0] in r and str(r[s.where[0]]) != str(s.where[1]): continue      # a CSV file has '0' for 0
+                if s.where and s.where[0] in r and str(r[s.where[0]]) != str(s.where[1]):
+                    continue      # a CSV file has '0' for 0
                 yield n,{k: v[:s.max_chars] if isinstance(v, str) and s.max_chars < MAX_CHARS else v for k,v in plain_row(r, columns).items()}
     def read(self,
         langs:tuple[str,str], # the pair, ("en","de")
         skips:Skips,          # counts rows and sets left out
     )->Iterator[Record]:
         "Training records of both languages and across them, set by set"
-        if not (plan := self.plan(langs)): raise ValueError(f"no set of this source has {' or '.join(langs)}; it has {' '.join(sorted({l for s in self.sets for l in s.config}))}")
+        if not (plan := self.plan(langs)):
+            raise ValueError(f"no set of this source has {' or '.join(langs)}; it has {' '.join(sorted({l for s in self.sets for l in s.config}))}")
         opened,failed = 0,[]
         for s,lang in plan:
-            policy = RowPolicy(f'{s.id}[{lang}]', s.name, self.on_error, skips); n = 0
+            policy = RowPolicy(f'{s.id}[{lang}]', s.name, self.on_error, skips)
+            n = 0
             try:
-                for rec in rows_to_records(islice(self._rows(s, lang), ROWS[self.scale]), s.kind, lang, policy, scale=s.scale): n += 1; yield rec
+                for rec in rows_to_records(islice(self._rows(s, lang), ROWS[self.scale]), s.kind, lang, policy, scale=s.scale):
+                    n += 1
+                    yield rec
             except HubError as e:
                 if self.on_error == 'stop': raise
-                skips.add(s.name, 'data set broke off' if n else 'data set cannot be opened', str(e)); failed.append(str(e))
-            if n: opened += 1; self.used[s.id, s.kind, lang] = n
-        if not opened: raise HubError(f"none of {len(plan)} data sets could be read, first: {failed[0] if failed else 'all were empty'}")
+                skips.add(s.name, 'data set broke off' if n else 'data set cannot be opened', str(e))
+                failed.append(str(e))
+            if n:
+                opened += 1
+                self.used[s.id, s.kind, lang] = n
+        if not opened:
+            raise HubError(f"none of {len(plan)} data sets could be read, first: {failed[0] if failed else 'all were empty'}")
     def served(self, s:HubSet)->str: # commit, or the branch and why its commit is unknown
         "The commit behind a set's revision"
         if s.pinned: return s.revision
         try:
             from huggingface_hub import HfApi
             return HfApi().dataset_info(s.id, revision=s.revision, timeout=self.timeout).sha
-        except Exception as e: return f"{s.revision}, commit unknown ({type(e).__name__})"      # provenance must never end a run
+        except Exception as e:
+            return f"{s.revision}, commit unknown ({type(e).__name__})"      # provenance must never end a run
     def describe(self)->list[dict]: # one row a set and language read; before anything was read, one a set
         "Provenance: data set, revision, licence, languages, rows"
         rows = self.used or {(s.id, s.kind, ' '.join(s.config)): None for s in self.sets}
-        find = {(s.id, s.kind): s for s in self.sets}; commit = {}
+        find = {(s.id, s.kind): s for s in self.sets}
+        commit = {}
         for k in rows:
             s = find[k[:2]]
-            if s.id not in commit: commit[s.id] = 'local files' if self.files is not None else self.served(s) if self.used else s.revision
+            if s.id not in commit:
+                commit[s.id] = 'local files' if self.files is not None else self.served(s) if self.used else s.revision
         return [dict(source=find[i,k].name, dataset=i, kind=k, lang=l, rows=n if n is not None else '', licence=find[i,k].licence, version=commit[i], note=find[i,k].note) for (i,k,l),n in rows.items()]

@@ -105,7 +105,8 @@ def info_nce(
     gather:Callable=all_gather_grad, # rows of this process -> rows of all, place of the first own, number of processes
 )->Tensor:                 # scalar, at least float32; ln B for a model that knows nothing (queries with M negatives: ln(B+M))
     "Bidirectional InfoNCE with in-batch and hard negatives (paper sections 3.2 and 3.3), over all processes"
-    if q.shape != p.shape: raise ValueError(f"queries {tuple(q.shape)} and passages {tuple(p.shape)} must have one shape (B,D)")
+    if q.shape != p.shape:
+        raise ValueError(f"queries {tuple(q.shape)} and passages {tuple(p.shape)} must have one shape (B,D)")
     with torch.autocast(q.device.type, enabled=False):
         q,p = unit_rows('q', q), unit_rows('p', p)
         B = len(q)
@@ -117,11 +118,13 @@ def info_nce(
         candidates,ci = P,Pi
         if negatives is not None:
             keep = present if present is not None else torch.ones(negatives.shape[:-1], dtype=torch.bool, device=q.device)
-            if keep.shape != negatives.shape[:-1]: raise ValueError(f"present {tuple(keep.shape)} must match the negatives {tuple(negatives.shape)} but for the width")
+            if keep.shape != negatives.shape[:-1]:
+                raise ValueError(f"present {tuple(keep.shape)} must match the negatives {tuple(negatives.shape)} but for the width")
             N = gather(unit_rows('negatives', negatives[keep]))[0]
             candidates = torch.cat([P, N])
             if ids is not None: ci = torch.cat([Pi, gather(ids[2][keep])[0]])
-        if len(candidates) < 2: raise ValueError("one pair and no hard negatives: there is no wrong answer to tell from; use a larger batch")
+        if len(candidates) < 2:
+            raise ValueError("one pair and no hard negatives: there is no wrong answer to tell from; use a larger batch")
         positive = start + torch.arange(B, device=q.device)
         def way(x, cand, *num):
             sim = x @ cand.T

@@ -36,8 +36,10 @@ def published(
         out = []
         for n,r in enumerate(csv.DictReader(f), 2):
             try: out.append(Published(**r | dict(score=float(r['score']))))
-            except (KeyError, TypeError, ValueError) as e: raise ValueError(f"{path}:{n}: not a published score ({e}): {r}; the columns are {','.join(Published.__dataclass_fields__)}") from None
-            if not r['source']: raise ValueError(f"{path}:{n}: {r['model']} on {r['task']} has no source; say where the number was published, or leave it out")
+            except (KeyError, TypeError, ValueError) as e:
+                raise ValueError(f"{path}:{n}: not a published score ({e}): {r}; the columns are {','.join(Published.__dataclass_fields__)}") from None
+            if not r['source']:
+                raise ValueError(f"{path}:{n}: {r['model']} on {r['task']} has no source; say where the number was published, or leave it out")
     return out
 
 # %% ../nbs/14e_leaderboard.ipynb #2d7a3a6f
@@ -50,8 +52,10 @@ def _mteb_scores(files): # Score rows out of MTEB's result files
     for p in files:
         d = json.loads(p.read_text(encoding='utf-8'))
         if not isinstance(d, dict) or not {'task_name','scores'} <= d.keys(): continue
-        meta = _metadata(d['task_name'])                                             # a local set's subsets are our names already
-        several = len(meta.eval_splits if meta else d['scores']) > 1; model = p.parent.parent.name.replace('__', '/')
+        # a local set's subsets are our names already
+        meta = _metadata(d['task_name'])
+        several = len(meta.eval_splits if meta else d['scores']) > 1
+        model = p.parent.parent.name.replace('__', '/')
         for split,rows in d['scores'].items():
             for r in rows:
                 lang = _langs_of(r['languages'])
@@ -67,7 +71,8 @@ def measured(
     where = Path(where).expanduser()
     if where.is_file(): return read_scores(where)
     if (where/'scores.csv').is_file(): return read_scores(where/'scores.csv')
-    if not (out := _mteb_scores(sorted(p for p in where.rglob('*.json') if p.name != 'model_meta.json'))): raise FileNotFoundError(f"no scores in {where}: no scores.csv, and no result file of MTEB; evaluate a model first, with out={str(where)!r}")
+    if not (out := _mteb_scores(sorted(p for p in where.rglob('*.json') if p.name != 'model_meta.json'))):
+        raise FileNotFoundError(f"no scores in {where}: no scores.csv, and no result file of MTEB; evaluate a model first, with out={str(where)!r}")
     return out
 
 # %% ../nbs/14e_leaderboard.ipynb #946a0c15
@@ -98,7 +103,9 @@ class Board:
         path:str|Path,
     )->Path:
         "As a .csv file: model, origin, averages, tasks"
-        path = Path(path); path.parent.mkdir(parents=True, exist_ok=True); self.table.round(2).to_csv(path, index_label='model', lineterminator='\n')
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.table.round(2).to_csv(path, index_label='model', lineterminator='\n')
         return path
     def _repr_markdown_(self): return self.markdown()
     def __repr__(self): return self.table.round(2).to_string()
@@ -116,31 +123,37 @@ def leaderboard(
     pub = globals()['published']() if published is True else list(published or ())
     metric,kinds = {p.task:p.metric for p in pub},{p.task:p.kind for p in pub}
     rows,ours,told = {},{},{}
-    for s in scores: told.setdefault((s.run, (same or {}).get(s.task, s.task)), {}).setdefault(s.metric, []).append(s.value)
+    for s in scores:
+        told.setdefault((s.run, (same or {}).get(s.task, s.task)), {}).setdefault(s.metric, []).append(s.value)
     for (run,t),ms in told.items():
         kinds[t] = _kind_of(t, ms, kinds)
         m = metric[t] if metric.get(t) in ms else 'f1' if kinds[t] == 'BitextMining' and 'f1' in ms else next(iter(ms))
-        if t in metric and m != metric[t]: continue                             # another metric is another thing, and no comparison
+        if t in metric and m != metric[t]:
+            continue                             # another metric is another thing, and no comparison
         ours.setdefault(run, {})[t] = 100*float(np.mean(ms[m]))                 # over seeds
     cols = list(tasks) if tasks is not None else list(dict.fromkeys(t for r in ours.values() for t in r)) or list(dict.fromkeys(p.task for p in pub))
-    ours = {r:{t:v for t,v in ts.items() if t in cols} for r,ts in ours.items()}; ours = {r:ts for r,ts in ours.items() if ts}
+    ours = {r:{t:v for t,v in ts.items() if t in cols} for r,ts in ours.items()}
+    ours = {r:ts for r,ts in ours.items() if ts}
     theirs = {}
     for p in pub:
         if p.task in cols and (models is None or p.model in models): theirs.setdefault(p.model, {})[p.task] = p.score
     told_of = {t for r in theirs.values() for t in r}
     few = [m for m,r in theirs.items() if models is None and len(r) < share*len(told_of)]
     rows = {(m,'measured'):r for m,r in ours.items()} | {(m,'published'):r for m,r in theirs.items() if m not in few}
-    if not rows: raise ValueError(f"nothing to show: no score of {', '.join(cols[:5]) or 'any task'}{' ...' if len(cols) > 5 else ''}; tasks are named as in scores.csv or data/published.csv, such as STSES/es")
+    if not rows:
+        raise ValueError(f"nothing to show: no score of {', '.join(cols[:5]) or 'any task'}{' ...' if len(cols) > 5 else ''}; tasks are named as in scores.csv or data/published.csv, such as STSES/es")
     cols = [t for t in cols if any(t in r for r in rows.values())]
     common = [t for t in cols if all(t in r for r in rows.values())]
-    present = list(dict.fromkeys(kinds[t] for t in common)); mean = lambda x: float(np.mean(x)) if x else np.nan
+    present = list(dict.fromkeys(kinds[t] for t in common))
+    mean = lambda x: float(np.mean(x)) if x else np.nan
     out = []
     for (m,origin),r in rows.items():
         of = {k:mean([r[t] for t in common if kinds[t] == k]) for k in present}
         out.append({'model':m, 'origin':origin, _FIRST[0]:mean([r[t] for t in common]), _FIRST[1]:mean(list(of.values())), **of, **{t:r.get(t, np.nan) for t in cols}})
     table = pd.DataFrame(out).set_index('model').sort_values(_FIRST[0], ascending=False, kind='stable')
     notes = [f"Averages over {len(common)} of {len(cols)} tasks, those that all {len(rows)} models have: {', '.join(common)}." if common else f"No averages: no task is common to all {len(rows)} models. Name fewer models or fewer tasks."]
-    if any(o == 'published' for _,o in rows): notes.append("Published scores are the publishers' own; they were not measured again here.")
+    if any(o == 'published' for _,o in rows):
+        notes.append("Published scores are the publishers' own; they were not measured again here.")
     if few: notes.append(f"Left out, published on less than {share:.0%} of these tasks: {', '.join(few)}.")
     return Board(table, {t:kinds[t] for t in cols}, common, notes)
 
@@ -159,7 +172,8 @@ def plot_board(
     sns.heatmap(t[cols], annot=True, fmt='.1f', vmin=0, vmax=100, cmap='viridis', linewidths=.5, ax=ax, annot_kws=dict(size=8), cbar_kws=dict(label='score (x 100)'))
     for label,o in zip(ax.get_yticklabels(), t.origin):
         if o == 'measured': label.set(fontweight='bold', color=COLORS[3])
-    ax.set(xlabel='', ylabel='bold: measured here', title=title); ax.set_xticklabels([re.sub(r'(?<=[a-z0-9])(?=[A-Z])|/', '\n', c) for c in cols], rotation=0, fontsize=8)
+    ax.set(xlabel='', ylabel='bold: measured here', title=title)
+    ax.set_xticklabels([re.sub(r'(?<=[a-z0-9])(?=[A-Z])|/', '\n', c) for c in cols], rotation=0, fontsize=8)
     return fig,[dict(model=m, origin=t.origin[m], task=c, kind=board.kinds.get(c, 'average'), score=t[c][m]) for m in t.index for c in cols]
 
 # %% ../nbs/14e_leaderboard.ipynb #8738fc97
@@ -177,10 +191,13 @@ def judge_suite(
         model = load(model)
     scores,ready = [],suite(name, langs, data=data, strict=strict)
     for task in ready:
-        new = evaluate(model, [task], out=out); scores += new; write_scores(Path(out)/'scores.csv', new)
+        new = evaluate(model, [task], out=out)
+        scores += new
+        write_scores(Path(out)/'scores.csv', new)
     board,asked = leaderboard(scores),[t.metadata.name for t in _tasks(name, langs)]
     lost = [n for n in asked if n not in {t.metadata.name for t in ready}]
-    if lost: board.notes.append(f"Not judged, {len(lost)} of the {len(asked)} tasks of {name}, since the folder of prepared tasks lacks them: {', '.join(lost)}.")
+    if lost:
+        board.notes.append(f"Not judged, {len(lost)} of the {len(asked)} tasks of {name}, since the folder of prepared tasks lacks them: {', '.join(lost)}.")
     return board
 
 # %% ../nbs/14e_leaderboard.ipynb #9e29a519
@@ -200,8 +217,11 @@ def mteb_command(
     args:Sequence[str]|None=None, # without the program's name; None: the process's own
 ):
     "MTEB's command, which also takes model folders of ours (-m FOLDER) and prepared tasks (--data FOLDER)"
-    own = argparse.ArgumentParser(add_help=False, allow_abbrev=False); own.add_argument('-m', '--model'); own.add_argument('--data')
-    args = list(sys.argv[1:] if args is None else args); mine,rest = own.parse_known_args(args)
+    own = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    own.add_argument('-m', '--model')
+    own.add_argument('--data')
+    args = list(sys.argv[1:] if args is None else args)
+    mine,rest = own.parse_known_args(args)
     mteb = _mteb()
     from mteb.cli import main
     if mine.model and Path(mine.model).is_dir(): register(mine.model)

@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 # %% ../nbs/07_mlm.ipynb #a755137f
-_M1,_M2,_GOLD = 0xBF58476D1CE4E5B9 - 2**64, 0x94D049BB133111EB - 2**64, 0x9E3779B97F4A7C15 - 2**64  # SplitMix64's numbers, as int64
+# SplitMix64's numbers, as int64
+_M1,_M2,_GOLD = 0xBF58476D1CE4E5B9 - 2**64, 0x94D049BB133111EB - 2**64, 0x9E3779B97F4A7C15 - 2**64
 
 def _shift(x, k): return (x >> k) & ((1 << (64-k)) - 1)   # without the sign
 
@@ -58,9 +59,11 @@ def choose_words(
     first = lambda s: torch.where(s, place, 0).cummax(1).values # (B,T) place of the first token of one's word
     starts = starts | ~maskable                                 # a special token ends a word, flag or not
     word = first(starts | ((place - first(starts)) % max_word == 0))
-    length = torch.zeros_like(place).scatter_add(1, word, maskable.long())       # (B,T) at a word's first place, 0 elsewhere
+    # (B,T) at a word's first place, 0 elsewhere
+    length = torch.zeros_like(place).scatter_add(1, word, maskable.long())
     by = order.argsort(1)
-    before = length.gather(1, by).cumsum(1)                                       # tokens up to and with the word, in random order
+    # tokens up to and with the word, in random order
+    before = length.gather(1, by).cumsum(1)
     before = torch.zeros_like(place).scatter(1, by, before) - length             # S_w, back at the word's first place
     budget = rate * maskable.sum(1, keepdim=True)
     return (before + u*length < budget).gather(1, word) & maskable
@@ -83,15 +86,19 @@ def mask_tokens(
     "Whole-word masking (Jina Embeddings 2); the same for the same seed, step and row, however the batch is split"
     if not (ids.dim() == 2 and ids.shape == starts.shape == special.shape):
         raise ValueError(f"ids, starts and special must share one shape (B,T), got {tuple(ids.shape)}, {tuple(starts.shape)}, {tuple(special.shape)}")
-    if starts.dtype != torch.bool or special.dtype != torch.bool: raise ValueError(f"starts and special must be bool, got {starts.dtype} and {special.dtype}")
+    if starts.dtype != torch.bool or special.dtype != torch.bool:
+        raise ValueError(f"starts and special must be bool, got {starts.dtype} and {special.dtype}")
     if not 0 < rate <= 1: raise ValueError(f"mask rate {rate} is not in (0, 1]; the paper's is 0.30")
-    if len(split) != 3 or min(split) < 0 or abs(sum(split) - 1) > 1e-6: raise ValueError(f"split {split} must be three shares that sum to 1: mask, random, unchanged")
+    if len(split) != 3 or min(split) < 0 or abs(sum(split) - 1) > 1e-6:
+        raise ValueError(f"split {split} must be three shares that sum to 1: mask, random, unchanged")
     avoid = sorted({int(i) for i in special_ids} | {int(mask_id)})
     out = [i for i in avoid if not 0 <= i < vocab_size]
     if out: raise ValueError(f"special id {out[0]} is outside the vocabulary of {vocab_size}")
-    if len(avoid) >= vocab_size: raise ValueError(f"all {vocab_size} ids of the vocabulary are special; none is left to draw")
+    if len(avoid) >= vocab_size:
+        raise ValueError(f"all {vocab_size} ids of the vocabulary are special; none is left to draw")
     rows = torch.arange(len(ids)) if rows is None else rows
-    if rows.shape != (len(ids),): raise ValueError(f"rows must number the {len(ids)} rows of the batch, got shape {tuple(rows.shape)}")
+    if rows.shape != (len(ids),):
+        raise ValueError(f"rows must number the {len(ids)} rows of the batch, got shape {tuple(rows.shape)}")
     rows,place = rows.to(ids.device)[:,None], torch.arange(ids.shape[1], device=ids.device)[None]
     w,t = (counter_hash(seed, step, stream, rows, place) for stream in (0, 1))    # for the word, for the token
     hidden = choose_words(starts, ~special, rate, wide(w), uniform(w), max_word)
@@ -108,7 +115,8 @@ def mlm_loss(
     n:float|None=None,  # divide by this instead of the number of labels here; across processes: their mean number
 )->Tensor:              # scalar float32; ln V for a model that knows nothing
     "Cross-entropy of the hidden tokens in float32 (BERT)"
-    if logits.shape[:-1] != labels.shape: raise ValueError(f"logits {tuple(logits.shape)} and labels {tuple(labels.shape)} differ before the last axis")
+    if logits.shape[:-1] != labels.shape:
+        raise ValueError(f"logits {tuple(logits.shape)} and labels {tuple(labels.shape)} differ before the last axis")
     V = logits.shape[-1]
     total = F.cross_entropy(logits.reshape(-1, V).float(), labels.reshape(-1), reduction='sum', ignore_index=-100)
     return total / ((labels != -100).sum().clamp_min(1) if n is None else n)
@@ -119,8 +127,10 @@ def perplexity(
 )->float:                          # 1 (knows all) .. V (knows nothing)
     "Perplexity over batches: the exponential of the mean over tokens, not the mean of the batches' perplexities"
     losses,counts = (torch.as_tensor(t, dtype=torch.float64).reshape(-1) for t in (losses, counts))
-    if losses.shape != counts.shape: raise ValueError(f"{len(losses)} losses and {len(counts)} counts; each loss needs the number of labels behind it")
-    if not counts.sum() > 0: raise ValueError("no labels at all: nothing was hidden, so there is no perplexity; pass more text")
+    if losses.shape != counts.shape:
+        raise ValueError(f"{len(losses)} losses and {len(counts)} counts; each loss needs the number of labels behind it")
+    if not counts.sum() > 0:
+        raise ValueError("no labels at all: nothing was hidden, so there is no perplexity; pass more text")
     seen = counts > 0
     return torch.exp((losses*counts)[seen].sum()/counts.sum()).item()
 
@@ -145,7 +155,8 @@ class _HeadLoss(torch.autograd.Function):
         ctx.save_for_backward(dh, dw, db)
         return total
     @staticmethod
-    def backward(ctx, g): return *(None if t is None else (t*g).to(d) for t,d in zip(ctx.saved_tensors, ctx.dtypes)), None, None, None
+    def backward(ctx, g):
+        return *(None if t is None else (t*g).to(d) for t,d in zip(ctx.saved_tensors, ctx.dtypes)), None, None, None
 
 def mlm_head_loss(
     hidden:Tensor,      # (N,D) input of the last linear layer at the hidden tokens
@@ -156,7 +167,8 @@ def mlm_head_loss(
     elements:int=2**24, # logits held at a time: 64 MB in float32
 )->Tensor:              # scalar float32
     "`mlm_loss(F.linear(hidden, weight, bias), labels)` without ever holding all logits; backward once, first order only"
-    if hidden.shape[:-1] != labels.shape or hidden.dim() != 2: raise ValueError(f"hidden must be (N,D) and labels (N,), got {tuple(hidden.shape)} and {tuple(labels.shape)}")
+    if hidden.shape[:-1] != labels.shape or hidden.dim() != 2:
+        raise ValueError(f"hidden must be (N,D) and labels (N,), got {tuple(hidden.shape)} and {tuple(labels.shape)}")
     asked = labels != -100
     hidden,labels = hidden[asked], labels[asked]
     wants = tuple(torch.is_grad_enabled() and t is not None and t.requires_grad for t in (hidden,weight,bias))

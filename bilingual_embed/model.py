@@ -48,16 +48,19 @@ class JinaBertConfig(PretrainedConfig):
 
     def __post_init__(self, **kwargs):
         for k in ('vocab_size','hidden_size','num_hidden_layers','num_attention_heads','intermediate_size','max_position_embeddings','type_vocab_size'):
-            if not (type(n := getattr(self, k)) is int and 0 < n < 2**31): raise ValueError(f"{k} is {n!r:.40}, not a size")
+            if not (type(n := getattr(self, k)) is int and 0 < n < 2**31):
+                raise ValueError(f"{k} is {n!r:.40}, not a size")
         for k in ('layer_norm_eps','hidden_dropout_prob','attention_probs_dropout_prob','initializer_range'):
-            if not (type(x := getattr(self, k)) in (int,float) and 0 <= x < 1): raise ValueError(f"{k} is {x!r:.40}, not a number from 0 to 1")
+            if not (type(x := getattr(self, k)) in (int,float) and 0 <= x < 1):
+                raise ValueError(f"{k} is {x!r:.40}, not a number from 0 to 1")
         for k in ('qk_norm','second_norm','tie_word_embeddings'):
             if type(x := getattr(self, k)) is not bool: raise ValueError(f"{k} is {x!r:.40}, neither true nor false")
         super().__post_init__(**kwargs)
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads {self.num_attention_heads}")
         for name,want in dict(feed_forward_type='geglu', emb_pooler='mean', position_embedding_type='alibi', hidden_act='gelu').items():
-            if getattr(self, name) != want: raise ValueError(f"{name} is {getattr(self, name)!r:.40}; this model is built for {want!r} only")
+            if getattr(self, name) != want:
+                raise ValueError(f"{name} is {getattr(self, name)!r:.40}; this model is built for {want!r} only")
         if self.pad_token_id is not None and not (type(self.pad_token_id) is int and 0 <= self.pad_token_id < self.vocab_size):
             raise ValueError(f"pad_token_id {self.pad_token_id!r:.40} is outside the vocabulary of {self.vocab_size}; take it from the tokenizer")
 
@@ -76,7 +79,8 @@ class _SelfAttention(nn.Module):
         self.n_heads,self.dropout = config.num_attention_heads,config.attention_probs_dropout_prob
         self.query,self.key,self.value = nn.Linear(D, D),nn.Linear(D, D),nn.Linear(D, D)
         self.qk_norm = config.qk_norm
-        if config.qk_norm: self.layer_norm_q,self.layer_norm_k = (nn.LayerNorm(D, eps=config.layer_norm_eps) for _ in range(2))
+        if config.qk_norm:
+            self.layer_norm_q,self.layer_norm_k = (nn.LayerNorm(D, eps=config.layer_norm_eps) for _ in range(2))
 
     def forward(self, x, slopes, mask, row): # x (B,T,D), or (1,N,D) and its row
         B,T,D = x.shape
@@ -148,7 +152,8 @@ class _Embeddings(nn.Module):
 class _Pooler(nn.Module): # published with the weights, used by nothing
     def __init__(self, config):
         super().__init__()
-        self.dense = nn.Linear(config.hidden_size, config.hidden_size).requires_grad_(False) # nothing waits for its gradient
+        # nothing waits for its gradient
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size).requires_grad_(False)
 
 # %% ../nbs/06_model.ipynb #26c4953e
 class WeightsError(ValueError): "A folder whose weights are not, exactly, those of the model asked for"
@@ -163,7 +168,8 @@ class JinaBertPreTrainedModel(PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, m):
         std = self.config.initializer_range
-        fresh = lambda p: p is not None and not getattr(p, '_is_hf_initialized', False) # loading fills some: leave those
+        # loading fills some: leave those
+        fresh = lambda p: p is not None and not getattr(p, '_is_hf_initialized', False)
         if isinstance(m, (nn.Linear, nn.Embedding)):
             if fresh(m.weight):
                 m.weight.normal_(0, std)
@@ -184,8 +190,10 @@ class JinaBertPreTrainedModel(PreTrainedModel):
                 for k in kwargs.keys() & set(JinaBertConfig.__annotations__): setattr(config, k, kwargs.pop(k))
                 kwargs['config'] = config
             name,kwargs = None,kwargs | dict(state_dict=_accounted(folder, kwargs['config'], state, cls)[1])
-        try: model,info = super().from_pretrained(name, *args, output_loading_info=True, **dict(use_safetensors=True) | kwargs)
-        except SafetensorError as e: raise WeightsError(f"the weights in {asked} cannot be read as safetensors ({e}); they may have been cut short: fetch or write them again") from None
+        try:
+            model,info = super().from_pretrained(name, *args, output_loading_info=True, **dict(use_safetensors=True) | kwargs)
+        except SafetensorError as e:
+            raise WeightsError(f"the weights in {asked} cannot be read as safetensors ({e}); they may have been cut short: fetch or write them again") from None
         wrong = [info[k] for k in ('missing_keys','unexpected_keys','mismatched_keys')]
         if any(wrong): _refuse(asked, *wrong)
         return (model, info) if output_loading_info else model
@@ -215,12 +223,16 @@ class JinaBertModel(JinaBertPreTrainedModel):
         output_hidden_states:bool=False, # keep the embeddings' and every layer's output
         return_dict:bool=True,           # False: a tuple
     ): # last_hidden_state (B,T,D); at masked positions it means nothing
-        if (input_ids is None) == (inputs_embeds is None): raise ValueError("give input_ids or inputs_embeds, one of the two")
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("give input_ids or inputs_embeds, one of the two")
         mask = None if attention_mask is None else attention_mask.bool()
-        if mask is not None and mask.device.type == 'cpu' and mask.all(): mask = None    # no padding: one bias serves all rows
-        row = row_of(mask, inputs_embeds if input_ids is None else input_ids)      # from here to the last layer no padding
+        if mask is not None and mask.device.type == 'cpu' and mask.all():
+            mask = None    # no padding: one bias serves all rows
+        # from here to the last layer no padding
+        row = row_of(mask, inputs_embeds if input_ids is None else input_ids)
         x = self.embeddings(*(t if t is None or row is None else row.out(t) for t in (input_ids, token_type_ids, inputs_embeds)))
-        m,states = slopes(self.config.num_attention_heads),[x]       # a few numbers, made here: buffers are lost in from_pretrained
+        # a few numbers, made here: buffers are lost in from_pretrained
+        m,states = slopes(self.config.num_attention_heads),[x]
         for layer in self.encoder.layer:
             x = layer(x, m, mask, row)
             if output_hidden_states: states.append(x)
@@ -245,7 +257,9 @@ class _MLMPredictions(nn.Module):
     def forward(self, x): return F.linear(self.transform(x), self.decoder.weight, self.bias)
 
 class _MLMHead(nn.Module):
-    def __init__(self, config): super().__init__(); self.predictions = _MLMPredictions(config)
+    def __init__(self, config):
+        super().__init__()
+        self.predictions = _MLMPredictions(config)
 
 class JinaBertForMaskedLM(JinaBertPreTrainedModel):
     "JinaBERT with the head that guesses masked tokens"
@@ -268,10 +282,13 @@ class JinaBertForMaskedLM(JinaBertPreTrainedModel):
         output_hidden_states:bool=False,
         return_dict:bool=True,
     ): # without labels: logits (B,T,V); with: loss (mean over the N labelled positions) and their logits (N,V), in reading order
-        if head_loss and labels is None: raise ValueError("head_loss without labels has nothing to do; pass labels, or leave it out")
+        if head_loss and labels is None:
+            raise ValueError("head_loss without labels has nothing to do; pass labels, or leave it out")
         out = self.bert(input_ids, attention_mask, token_type_ids, inputs_embeds, output_hidden_states)
         x,loss = out.last_hidden_state,None
-        if labels is not None: keep = labels != -100; x,labels = x[keep],labels[keep]
+        if labels is not None:
+            keep = labels != -100
+            x,labels = x[keep],labels[keep]
         head = self.cls.predictions
         logits = None if head_loss else head(x)
         if head_loss: loss = head_loss(head.transform(x), head.decoder.weight, head.bias, labels)
@@ -280,7 +297,8 @@ class JinaBertForMaskedLM(JinaBertPreTrainedModel):
         res = MaskedLMOutput(loss=loss, logits=logits, hidden_states=out.hidden_states)
         return res if return_dict else res.to_tuple()
 
-AutoConfig.register(JinaBertConfig.model_type, JinaBertConfig, exist_ok=True)   # exist_ok: a notebook runs its cells twice
+# exist_ok: a notebook runs its cells twice
+AutoConfig.register(JinaBertConfig.model_type, JinaBertConfig, exist_ok=True)
 AutoModel.register(JinaBertConfig, JinaBertModel, exist_ok=True)
 AutoModelForMaskedLM.register(JinaBertConfig, JinaBertForMaskedLM, exist_ok=True)
 
@@ -311,12 +329,16 @@ def _refuse(folder, missing, unknown, mismatched):
         + ". Nothing was made up in their place; check that folder and model belong together")
 
 def _read_json(path, kind=dict):
-    if not path.is_file(): raise WeightsError(f"{path} is missing, or no plain file: {path.parent} is not a model folder")
-    if (n := path.stat().st_size) > 1<<24: raise WeightsError(f"{path} has {n:,} bytes, more than any such file; fetch or write it again")
+    if not path.is_file():
+        raise WeightsError(f"{path} is missing, or no plain file: {path.parent} is not a model folder")
+    if (n := path.stat().st_size) > 1<<24:
+        raise WeightsError(f"{path} has {n:,} bytes, more than any such file; fetch or write it again")
     try: raw = json.loads(path.read_text(encoding='utf-8'))
     except OSError as e: raise WeightsError(f"{path} cannot be read ({e.strerror})") from None
-    except (ValueError, RecursionError) as e: raise WeightsError(f"{path} is not JSON ({str(e)[:200]}); it may have been cut short") from None
-    if not isinstance(raw, kind): raise WeightsError(f"{path} holds a {type(raw).__name__}, not a {kind.__name__}; fetch or write it again")
+    except (ValueError, RecursionError) as e:
+        raise WeightsError(f"{path} is not JSON ({str(e)[:200]}); it may have been cut short") from None
+    if not isinstance(raw, kind):
+        raise WeightsError(f"{path} holds a {type(raw).__name__}, not a {kind.__name__}; fetch or write it again")
     return raw
 
 def _inside(
@@ -324,7 +346,8 @@ def _inside(
     name,   # as a file of the folder gives it
 )->Path:
     "A file beside the one that names it; a name that leads elsewhere is an error"
-    if not isinstance(name, str) or not re.fullmatch(r'\w[\w.-]*', name): raise WeightsError(f"a file in {folder} names {name!r}, which is not a name inside that folder; nothing was read from there")
+    if not isinstance(name, str) or not re.fullmatch(r'\w[\w.-]*', name):
+        raise WeightsError(f"a file in {folder} names {name!r}, which is not a name inside that folder; nothing was read from there")
     return folder/name
 
 def _weights_files(folder): # one, or the parts that the index names
@@ -346,47 +369,66 @@ def _read_weights(folder, get=lambda f, k: f.get_tensor(k)): # {name: tensor}
             with safe_open(path, 'pt') as f:
                 if len(f.keys()) > 100_000: raise OSError(f"it names {len(f.keys()):,} tensors")
                 more = {k: get(f, k) for k in f.keys()}
-        except (SafetensorError, OSError, RuntimeError, ValueError, TypeError, AttributeError, LookupError) as e: raise WeightsError(f"{path} cannot be read as safetensors ({e}); it may have been cut short: fetch or write it again") from None
-        if twice := found.keys() & more.keys(): raise WeightsError(f"{path} holds {min(twice)} a second time; the parts do not belong together")
+        except (SafetensorError, OSError, RuntimeError, ValueError, TypeError, AttributeError, LookupError) as e:
+            raise WeightsError(f"{path} cannot be read as safetensors ({e}); it may have been cut short: fetch or write it again") from None
+        if twice := found.keys() & more.keys():
+            raise WeightsError(f"{path} holds {min(twice)} a second time; the parts do not belong together")
         found |= more
     return found
 
-_CODE_NAMES = {'mlp.up_gated_layer': 'mlp.gated_layers', 'mlp.down_layer': 'mlp.wo', 'layer_norm_2': 'mlp.layernorm'} # -code's names and everybody else's
+# -code's names and everybody else's
+_CODE_NAMES = {'mlp.up_gated_layer': 'mlp.gated_layers', 'mlp.down_layer': 'mlp.wo', 'layer_norm_2': 'mlp.layernorm'}
 _CODE_NAME = re.compile(r'(encoder\.layer\.\d+\.)(mlp\.up_gated_layer|mlp\.down_layer|layer_norm_2)(\.\w+)')
 
 def _config(path, raw): # of what config.json says, what is a size or a setting of ours
-    if raw.get('model_type') not in (JinaBertConfig.model_type, 'bert'): raise WeightsError(f"{path} has model_type {raw.get('model_type')!r:.40}, not a JinaBERT")
-    try: return JinaBertConfig(**{k: v for k,v in raw.items() if k in JinaBertConfig.__annotations__} | (dict(pad_token_id=None) if raw['model_type'] == 'bert' else {})) # their 0 may name <s>
+    if raw.get('model_type') not in (JinaBertConfig.model_type, 'bert'):
+        raise WeightsError(f"{path} has model_type {raw.get('model_type')!r:.40}, not a JinaBERT")
+    try:
+        # their 0 may name <s>
+        return JinaBertConfig(**{k: v for k,v in raw.items() if k in JinaBertConfig.__annotations__} | (dict(pad_token_id=None) if raw['model_type'] == 'bert' else {}))
     except (ValueError, TypeError) as e: raise WeightsError(f"{path}: {e}") from None
 
 def _read_model(folder): # config and {name: tensor}, both as this room has them, whoever wrote the folder
-    raw = _read_json(folder/'config.json'); config = _config(folder/'config.json', raw); theirs,state = raw['model_type'] == 'bert',{}
+    raw = _read_json(folder/'config.json')
+    config = _config(folder/'config.json', raw)
+    theirs,state = raw['model_type'] == 'bert',{}
     for k,v in _read_weights(folder).items():
         n = k.removeprefix('bert.')
         if theirs and (m := _CODE_NAME.fullmatch(n)):
             n = m[1]+_CODE_NAMES[m[2]]+m[3]
-            if n.endswith('gated_layers.weight') and v.dim() == 2: v = v.roll(len(v)//2, 0)                   # the gate is -code's second half
-        if n in state: raise WeightsError(f"{folder} holds {n} twice, under two names; the weights of two models were mixed")
-        if not v.is_floating_point(): raise WeightsError(f"{folder} holds {n} as {str(v.dtype).removeprefix('torch.')}, not as floating-point numbers")
+            if n.endswith('gated_layers.weight') and v.dim() == 2:
+                v = v.roll(len(v)//2, 0)                   # the gate is -code's second half
+        if n in state:
+            raise WeightsError(f"{folder} holds {n} twice, under two names; the weights of two models were mixed")
+        if not v.is_floating_point():
+            raise WeightsError(f"{folder} holds {n} as {str(v.dtype).removeprefix('torch.')}, not as floating-point numbers")
         state[n] = v
-    if theirs: config.qk_norm,config.second_norm = (any(n in k for k in state) for n in ('.layer_norm_q.','.layer_norm_1.'))   # config.json does not tell, the weights do
+    if theirs:
+        # config.json does not tell, the weights do
+        config.qk_norm,config.second_norm = (any(n in k for k in state) for n in ('.layer_norm_q.','.layer_norm_1.'))
     return config, state
 
 def _accounted(folder, config, state, cls): # a model of that shape without numbers, and the weights for it, each of them and no other
-    if config.num_hidden_layers > len(state): raise WeightsError(f"{folder/'config.json'} wants {config.num_hidden_layers:,} layers, the weights are {len(state):,} in all; check that they belong together")
+    if config.num_hidden_layers > len(state):
+        raise WeightsError(f"{folder/'config.json'} wants {config.num_hidden_layers:,} layers, the weights are {len(state):,} in all; check that they belong together")
     try:
         with torch.device('meta'): model = cls(config)
-    except (RuntimeError, OverflowError) as e: raise WeightsError(f"{folder/'config.json'} asks for a model that no memory can hold ({str(e)[:120]}); check its sizes") from None
+    except (RuntimeError, OverflowError) as e:
+        raise WeightsError(f"{folder/'config.json'} asks for a model that no memory can hold ({str(e)[:120]}); check its sizes") from None
     want = {k.removeprefix('bert.'): v for k,v in model.state_dict().items()}
-    if issubclass(cls, JinaBertForMaskedLM): state = dict(state); state.setdefault('cls.predictions.decoder.weight', state.get('embeddings.word_embeddings.weight', torch.empty(0)))
+    if issubclass(cls, JinaBertForMaskedLM):
+        state = dict(state)
+        state.setdefault('cls.predictions.decoder.weight', state.get('embeddings.word_embeddings.weight', torch.empty(0)))
     else: state = {k: v for k,v in state.items() if not k.startswith('cls.')}
     shapes = {k for k in want.keys() & state.keys() if want[k].shape != state[k].shape}
-    if want.keys() != state.keys() or shapes: _refuse(folder, want.keys()-state.keys(), state.keys()-want.keys(), shapes)
+    if want.keys() != state.keys() or shapes:
+        _refuse(folder, want.keys()-state.keys(), state.keys()-want.keys(), shapes)
     return model, state
 
 def _sized(folder, kwargs, cls): # what transformers will read: do the headers of the files fit, before it makes room for what does not?
     files,config = _weights_files(folder),kwargs.get('config')
-    if not files or not all(p.is_file() for p in files) or kwargs.keys() & set(JinaBertConfig.__annotations__): return    # parts still to be fetched, or sizes of the caller's own
+    if not files or not all(p.is_file() for p in files) or kwargs.keys() & set(JinaBertConfig.__annotations__):
+        return    # parts still to be fetched, or sizes of the caller's own
     if config is None: config = _config(folder/'config.json', _read_json(folder/'config.json'))
     _accounted(folder, config, {k.removeprefix('bert.'): v for k,v in _read_weights(folder, lambda f, k: torch.empty(f.get_slice(k).get_shape(), device='meta')).items()}, cls)
 
@@ -394,10 +436,14 @@ def _published(name, kwargs, cls): # the folder of a published model, given as s
     hub = {k: v for k,v in kwargs.items() if k in ('cache_dir','force_download','proxies','token','revision','local_files_only','subfolder')}
     path = cached_file(name, 'config.json', **hub, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False)
     if path is None:
-        if Path(name).is_dir() and kwargs.get('config') is None: raise WeightsError(f"{name} has no config.json, or it is no plain file: not a model folder")    # transformers would take the sizes of its default
+        if Path(name).is_dir() and kwargs.get('config') is None:
+            # transformers would take the sizes of its default
+            raise WeightsError(f"{name} has no config.json, or it is no plain file: not a model folder")
         return None
     path = Path(path)
-    if _read_json(path).get('model_type') != 'bert': _sized(path.parent, kwargs, cls); return None            # transformers reads it
+    if _read_json(path).get('model_type') != 'bert':
+        _sized(path.parent, kwargs, cls)
+        return None            # transformers reads it
     if not Path(name).is_dir(): cached_file(name, 'model.safetensors', **hub)
     return path.parent
 
@@ -407,9 +453,11 @@ def out_folder(
 )->Path:
     "A folder to write into, made if missing; what cannot be one is an error before anything is written"
     try:
-        path = Path(path).expanduser(); os.path.realpath(path)
+        path = Path(path).expanduser()
+        os.path.realpath(path)
         if make: path.mkdir(parents=True, exist_ok=True)
-    except (OSError, ValueError, RuntimeError, TypeError) as e: raise ValueError(f"{str(path)[:200]!r} cannot be a folder to write into ({getattr(e, 'strerror', None) or e}); name another: it is made if it is missing") from None
+    except (OSError, ValueError, RuntimeError, TypeError) as e:
+        raise ValueError(f"{str(path)[:200]!r} cannot be a folder to write into ({getattr(e, 'strerror', None) or e}); name another: it is made if it is missing") from None
     return path
 
 def write_whole(
@@ -418,8 +466,11 @@ def write_whole(
 ):
     "A file that is there whole or not at all: written beside its place, then moved"
     tmp = path.with_name(path.name+'.part')
-    try: write(tmp); os.replace(tmp, path)
-    except (OSError, SafetensorError) as e: raise OSError(f"{path} could not be written ({e}); is the disk full, or the place not yours to write to? What stood there before is untouched") from None
+    try:
+        write(tmp)
+        os.replace(tmp, path)
+    except (OSError, SafetensorError) as e:
+        raise OSError(f"{path} could not be written ({e}); is the disk full, or the place not yours to write to? What stood there before is untouched") from None
     finally: tmp.unlink(missing_ok=True)
 
 def save_model(

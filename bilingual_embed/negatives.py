@@ -30,15 +30,23 @@ def own_negatives(
 )->Iterator[Triplet]:       # pairs that have at least one negative; negatives nearest first
     "Triplets out of pairs: what the model itself finds near a query"
     if n < 1 or top < 1: raise ValueError(f"n and top must be at least 1, got {n} and {top}")
-    if below is not None and not 0 < below <= 1: raise ValueError(f"below is a share of the right text's cosine, above 0 and at most 1, got {below}; None takes any")
-    pairs = list(pairs); number,right = {},defaultdict(set)
+    if below is not None and not 0 < below <= 1:
+        raise ValueError(f"below is a share of the right text's cosine, above 0 and at most 1, got {below}; None takes any")
+    pairs = list(pairs)
+    number,right = {},defaultdict(set)
     for p in pairs: right[p.query].add(number.setdefault(p.target, len(number)))
     if len(number) < 2: return
-    targets,queries = list(number),list(right); e,q = (np.asarray(encode(t), np.float32) for t in (targets, queries))
-    if len(e) != len(targets) or len(q) != len(queries): raise ValueError(f"encode gave {len(e)} vectors for {len(targets)} texts and {len(q)} for {len(queries)}; it must give one a text")
-    cos,at = top_k(q, e, top); row = {x: i for i,x in enumerate(queries)}; e,q = (x/np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-30) for x in (e, q))
+    targets,queries = list(number),list(right)
+    e,q = (np.asarray(encode(t), np.float32) for t in (targets, queries))
+    if len(e) != len(targets) or len(q) != len(queries):
+        raise ValueError(f"encode gave {len(e)} vectors for {len(targets)} texts and {len(q)} for {len(queries)}; it must give one a text")
+    cos,at = top_k(q, e, top)
+    row = {x: i for i,x in enumerate(queries)}
+    e,q = (x/np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-30) for x in (e, q))
     for p in pairs:
-        i = row[p.query]; own = float(q[i] @ e[number[p.target]]); bar = math.inf if below is None else below*own
+        i = row[p.query]
+        own = float(q[i] @ e[number[p.target]])
+        bar = math.inf if below is None else below*own
         neg = [targets[j] for s,j in zip(cos[i], at[i]) if s < bar and j not in right[p.query] and targets[j] != p.query][:n]
         if own > 0 and neg: yield Triplet(p.query, p.target, tuple(neg), p.lang, p.source+'-own')
 
@@ -58,17 +66,28 @@ def mined_tasks(
     folder,out = Path(folder),[]
     how = dict(model=str(model.revision), corpus=corpus.digest, n=n, below=below, most=most, max_tokens=max_tokens)
     def encode(texts):
-        with warnings.catch_warnings(): warnings.simplefilter('ignore', TextsCut); return model.encode(texts, max_length=max_tokens)      # cut as training cuts them
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore', TextsCut)
+            return model.encode(texts, max_length=max_tokens)      # cut as training cuts them
     for t in corpus.tables:
         if len(t) < 50 or not answered_by_passages(t): continue
-        path = folder/f'triplet~{t.source}-own.{t.lang}.arrow'; note = path.with_suffix('.json')
+        path = folder/f'triplet~{t.source}-own.{t.lang}.arrow'
+        note = path.with_suffix('.json')
         if not (path.exists() and note.exists() and read_json(note, todo=f"delete {note.name}, its set is mined again") == how):
-            folder.mkdir(parents=True, exist_ok=True); note.unlink(missing_ok=True); pairs = t.take(np.arange(min(len(t), most)))
+            folder.mkdir(parents=True, exist_ok=True)
+            note.unlink(missing_ok=True)
+            pairs = t.take(np.arange(min(len(t), most)))
             with room_on(folder, 'the same call goes on with the set it was at'):
                 w,found = Writer(folder/'part'),0
-                for x in own_negatives(encode, pairs, n, below): w.add(x, hash_of(x)); found += 1
-                w.close(); log(f"own hard negatives for {found:,} of {len(pairs):,} pairs of {t.source}, {t.lang}")
+                for x in own_negatives(encode, pairs, n, below):
+                    w.add(x, hash_of(x))
+                    found += 1
+                w.close()
+                log(f"own hard negatives for {found:,} of {len(pairs):,} pairs of {t.source}, {t.lang}")
                 if not found: continue
-                os.replace(folder/'part'/path.name, path); write_json(note, how)
-        rows = Table(path); rows.digest = json.dumps(how); out.append(Task(f'triplets/{rows.source}/{rows.lang}', 'triplets', rows, len(rows)**alpha))
+                os.replace(folder/'part'/path.name, path)
+                write_json(note, how)
+        rows = Table(path)
+        rows.digest = json.dumps(how)
+        out.append(Task(f'triplets/{rows.source}/{rows.lang}', 'triplets', rows, len(rows)**alpha))
     return out

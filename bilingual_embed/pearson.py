@@ -17,11 +17,13 @@ class ConstantScores(ValueError):
     "All scores of a batch are equal, so it has no order to learn; draw another batch"
 
 def _cosines(a, b, target, gather, vary=True): # cosines (N,) and scores (N,) of the global batch, in full precision
-    if a.shape != b.shape or target.shape != a.shape[:1]: raise ValueError(f"texts a {tuple(a.shape)} and b {tuple(b.shape)} must be (B,D) and their scores (B,), got {tuple(target.shape)}")
+    if a.shape != b.shape or target.shape != a.shape[:1]:
+        raise ValueError(f"texts a {tuple(a.shape)} and b {tuple(b.shape)} must be (B,D) and their scores (B,), got {tuple(target.shape)}")
     a,b,t = (gather(x)[0] for x in (unit_rows('a', a), unit_rows('b', b), full(target) if target.is_floating_point() else target.float()))
     if vary:
         if len(t) < 2: raise ValueError("a batch of 1: a correlation needs at least 2 scored pairs; use a larger batch")
-        if (t == t[0]).all(): raise ConstantScores(f"all {len(t)} scores in this batch are {t[0]:.4g}: there is no order to learn; draw the batch from rows with different scores")
+        if (t == t[0]).all():
+            raise ConstantScores(f"all {len(t)} scores in this batch are {t[0]:.4g}: there is no order to learn; draw the batch from rows with different scores")
     return (a*b).sum(-1), t.to(a.dtype)
 
 # %% ../nbs/09_pearson.ipynb #c123f29e
@@ -48,7 +50,8 @@ def mse_loss(
     "Mean squared difference of cosines and scores (compared in the paper's loss ablation)"
     with torch.autocast(a.device.type, enabled=False):
         s,t = _cosines(a, b, target, gather, vary=False)
-        if (t < 0).any() or (t > 1).any(): raise ValueError(f"scores reach from {t.min():.4g} to {t.max():.4g}; squared error compares them with cosines, so divide by the scale's maximum to get 0..1")
+        if (t < 0).any() or (t > 1).any():
+            raise ValueError(f"scores reach from {t.min():.4g} to {t.max():.4g}; squared error compares them with cosines, so divide by the scale's maximum to get 0..1")
         return ((s-t)**2).mean()
 
 def cosent_loss(

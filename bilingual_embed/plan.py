@@ -42,14 +42,18 @@ def flops_per_token(
 
 # %% ../nbs/12b_plan.ipynb #a607cf22
 def _kept(m, n_tokens, precision): # bytes that autograd keeps of one token, counted in the real model at its full depth
-    T = min(n_tokens, 512); model = JinaBertModel(JinaBertConfig(vocab_size=1000, **asdict(m))).train()
+    T = min(n_tokens, 512)
+    model = JinaBertModel(JinaBertConfig(vocab_size=1000, **asdict(m))).train()
     def rows(n):
         kept = {}
-        def pack(t): kept[t.untyped_storage().data_ptr()] = (t.untyped_storage().nbytes(), t); return t
+        def pack(t):
+            kept[t.untyped_storage().data_ptr()] = (t.untyped_storage().nbytes(), t)
+            return t
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t), torch.autocast('cpu', torch.bfloat16, enabled=precision == 'bf16'):
             model(torch.randint(5, 999, (n,T))).last_hidden_state.float().sum()
         return sum(b for b,_ in kept.values())
-    return (rows(4) - rows(2))/(2*T)     # by what two rows more cost: weights and their copies, which `memory` counts, are in both
+    # by what two rows more cost: weights and their copies, which `memory` counts, are in both
+    return (rows(4) - rows(2))/(2*T)
 
 def kept_per_token(
     m:ModelRecipe,
@@ -66,19 +70,29 @@ def memory(
     gpus:int=1,
 )->dict[str,float]: # GB a process, by part
     "Memory of training a stage"
-    s,V = getattr(r, stage),r.tokenizer.vocab_size; mlm = 'mlm' in dict(s.weights)
-    n = n_parameters(r.model, V, mlm); rows = s.batch_size//gpus; texts = rows if mlm else rows*(2+s.negatives)
-    held = min(s.hold, texts*s.max_tokens); per = 0 if stage == 'align' else kept_per_token(r.model, s.max_tokens, s.precision)
+    s,V = getattr(r, stage),r.tokenizer.vocab_size
+    mlm = 'mlm' in dict(s.weights)
+    n = n_parameters(r.model, V, mlm)
+    rows = s.batch_size//gpus
+    texts = rows if mlm else rows*(2+s.negatives)
+    held = min(s.hold, texts*s.max_tokens)
+    per = 0 if stage == 'align' else kept_per_token(r.model, s.max_tokens, s.precision)
     out = dict(weights=4*n, gradients=4*n, moments=8*n, copies=0 if s.precision == 'fp32' else 2*n, activations=per*held)
-    out['logits'] = 3*4*max(2**24, V) if mlm else 0                                            # `mlm_head_loss` holds 2**24 at a time
-    out['similarities'] = 0 if mlm else 3*4*rows*s.batch_size*(1+s.negatives)                  # scores, softmax and gradient of this process's queries
+    # `mlm_head_loss` holds 2**24 at a time
+    out['logits'] = 3*4*max(2**24, V) if mlm else 0
+    # scores, softmax and gradient of this process's queries
+    out['similarities'] = 0 if mlm else 3*4*rows*s.batch_size*(1+s.negatives)
     return {k: v/1e9 for k,v in out.items()}
 
 # %% ../nbs/12b_plan.ipynb #c1948566
 def _batch(s, mlm, V, n_tokens, budget): # random ids: speed does not depend on which; contrastive texts in rectangles, as in the loop
-    T = s.max_tokens; rows = max(2, n_tokens//T//2*2); ids = torch.randint(5, V, (rows,T)); none = torch.empty(0, dtype=torch.long)
+    T = s.max_tokens
+    rows = max(2, n_tokens//T//2*2)
+    ids = torch.randint(5, V, (rows,T))
+    none = torch.empty(0, dtype=torch.long)
     t = tuple(Tokens(x, torch.ones_like(x, dtype=torch.bool)) for x in ids.split(rows if mlm else max(1, budget//T)))
-    if mlm: return Batch('plan', 'mlm', t, none, (rows,), torch.where(torch.rand(rows, T) < s.mask_rate, ids, -100), none, rows*T)
+    if mlm:
+        return Batch('plan', 'mlm', t, none, (rows,), torch.where(torch.rand(rows, T) < s.mask_rate, ids, -100), none, rows*T)
     return Batch('plan', 'pairs', t, torch.arange(rows), (rows//2,rows//2), None, torch.arange(rows), rows*T)
 
 def step_seconds(
@@ -89,13 +103,28 @@ def step_seconds(
     steps:int=5,       # the fastest counts: other work on a machine only ever adds; two more go before, since kernels are made on the way
 )->tuple[float,float]: # seconds of forward and backward for a token, seconds of an optimiser step
     "Real steps on this machine, with so many layers"
-    s,V = getattr(r, stage),r.tokenizer.vocab_size; mlm = 'mlm' in dict(s.weights); dev = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
-    torch.manual_seed(0); model = (JinaBertForMaskedLM if mlm else JinaBertModel)(JinaBertConfig(vocab_size=V, **asdict(replace(r.model, num_hidden_layers=layers)))).to(dev)
-    o = Objective(model, s, 'embeddings' if stage == 'align' else 'all').train(); acc = _accelerator(precision_here(s.precision, dev)[0]); o_ = acc.prepare(o)
-    opt = torch.optim.AdamW(param_groups(o, s.weight_decay), lr=1e-5, fused=True); b = _batch(s, mlm, V, n_tokens, RECTANGLE[dev.type]).to(dev); times = []
+    s,V = getattr(r, stage),r.tokenizer.vocab_size
+    mlm = 'mlm' in dict(s.weights)
+    dev = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+    torch.manual_seed(0)
+    model = (JinaBertForMaskedLM if mlm else JinaBertModel)(JinaBertConfig(vocab_size=V, **asdict(replace(r.model, num_hidden_layers=layers)))).to(dev)
+    o = Objective(model, s, 'embeddings' if stage == 'align' else 'all').train()
+    acc = _accelerator(precision_here(s.precision, dev)[0])
+    o_ = acc.prepare(o)
+    opt = torch.optim.AdamW(param_groups(o, s.weight_decay), lr=1e-5, fused=True)
+    b = _batch(s, mlm, V, n_tokens, RECTANGLE[dev.type]).to(dev)
+    times = []
     wait = torch.cuda.synchronize if dev.type == 'cuda' else lambda: None
     for _ in range(steps+2):
-        wait(); t0 = time.perf_counter(); backward(o_, b, acc); wait(); t1 = time.perf_counter(); opt.step(); opt.zero_grad(); wait(); times.append((t1-t0, time.perf_counter()-t1))
+        wait()
+        t0 = time.perf_counter()
+        backward(o_, b, acc)
+        wait()
+        t1 = time.perf_counter()
+        opt.step()
+        opt.zero_grad()
+        wait()
+        times.append((t1-t0, time.perf_counter()-t1))
     return tuple((np.min(times[2:], 0)/(b.n_tokens,1)).tolist())
 
 def rates(
@@ -104,12 +133,15 @@ def rates(
     **kw, # n_tokens, steps
 )->tuple[float,float]: # seconds a token (forward and backward), seconds of an optimiser step, at the recipe's depth
     "Speed of a stage on this machine, by a straight line through one and two layers"
-    L,V = r.model.num_hidden_layers,r.tokenizer.vocab_size; n = lambda l: n_parameters(replace(r.model, num_hidden_layers=l), V)
+    L,V = r.model.num_hidden_layers,r.tokenizer.vocab_size
+    n = lambda l: n_parameters(replace(r.model, num_hidden_layers=l), V)
     if stage == 'align': return step_seconds(r, stage, 1, **kw)
     (a,_),(b,o) = step_seconds(r, stage, 1, **kw),step_seconds(r, stage, 2, **kw)
     return a + max(b-a, 0.)*(L-1), o*n(L)/n(2)
 
-REAL = .88 # share of real tokens in rectangles of texts of many lengths (ours, measured): the rest costs time and counts as nothing
+# share of real tokens in rectangles of texts of many lengths (ours, measured): the rest costs time and counts as
+# nothing
+REAL = .88
 
 def plan(
     r:Recipe,
@@ -125,11 +157,16 @@ def plan(
     for stage in STAGES:
         s = getattr(r, stage)
         if not s.steps: continue
-        mlm = 'mlm' in dict(s.weights); tokens = s.batch_size*s.accumulate*s.max_tokens*(1 if mlm else (2+s.negatives)*fill)
-        cached = not mlm and tokens/gpus > s.hold; per = 0. if stage == 'align' else flops_per_token(r.model, V, s, mlm, cached)
+        mlm = 'mlm' in dict(s.weights)
+        tokens = s.batch_size*s.accumulate*s.max_tokens*(1 if mlm else (2+s.negatives)*fill)
+        cached = not mlm and tokens/gpus > s.hold
+        per = 0. if stage == 'align' else flops_per_token(r.model, V, s, mlm, cached)
         if tflops and per: second,opt = per/(tflops*1e12*mfu),0.
-        else: second,opt = rates(r, stage, **kw); second *= (4/3 if cached else 1)/(1 if mlm else REAL)
-        step = tokens/gpus*second + opt; gb = sum(memory(r, stage, gpus).values())
+        else:
+            second,opt = rates(r, stage, **kw)
+            second *= (4/3 if cached else 1)/(1 if mlm else REAL)
+        step = tokens/gpus*second + opt
+        gb = sum(memory(r, stage, gpus).values())
         rows.append(dict(stage=stage, steps=s.steps, tokens=tokens*s.steps, flops_per_token=per, tokens_per_s=tokens/step, hours=step*s.steps/3600, gpu_hours=step*s.steps/3600*gpus, GB=gb,
                          fits='' if not gpu_memory else 'yes' if gb < gpu_memory*.9 else 'no: lower hold', speed='assumed' if tflops and per else 'measured here'))
     return rows

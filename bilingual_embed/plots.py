@@ -42,9 +42,12 @@ def save_figure(
     rows = list(rows)
     if not rows: raise ValueError(f"figure {name!r} has no rows; pass the numbers it was drawn from")
     odd = next((i for i,r in enumerate(rows) if list(r) != list(rows[0])), None)
-    if odd is not None: raise ValueError(f"row {odd} of figure {name!r} has columns {list(rows[odd])}, row 0 has {list(rows[0])}; give every row the same")
-    if not name or Path(name).name != name: raise ValueError(f"figure name {name!r} is not a plain file name; pass `folder` to save elsewhere")
-    folder = Path(folder or os.environ.get('BILINGUAL_EMBED_FIGURES') or repo_path('figures'))   # tests set the variable: they must not touch the pictures that are kept
+    if odd is not None:
+        raise ValueError(f"row {odd} of figure {name!r} has columns {list(rows[odd])}, row 0 has {list(rows[0])}; give every row the same")
+    if not name or Path(name).name != name:
+        raise ValueError(f"figure name {name!r} is not a plain file name; pass `folder` to save elsewhere")
+    # tests set the variable: they must not touch the pictures that are kept
+    folder = Path(folder or os.environ.get('BILINGUAL_EMBED_FIGURES') or repo_path('figures'))
     folder.mkdir(parents=True, exist_ok=True)
     with (folder/f'{name}.csv').open('w', newline='', encoding='utf-8') as f:
         w = csv.DictWriter(f, rows[0], lineterminator='\n')

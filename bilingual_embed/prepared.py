@@ -27,13 +27,15 @@ def _manifest(at):
     todo = 'remove the folder and prepare the task again'
     if not (at/'task.json').exists(): return None
     m = read_json(at/'task.json', PreparedError, todo)
-    if not (isinstance(m.get('subsets'), list) and isinstance(m.get('files'), list) and isinstance(m.get('whole'), bool) and all(isinstance(f, dict) and {'path','subset','split','part','rows','bytes'} <= f.keys() for f in m['files'])): raise PreparedError(f"{at/'task.json'} does not list a task's files; {todo}")
+    if not (isinstance(m.get('subsets'), list) and isinstance(m.get('files'), list) and isinstance(m.get('whole'), bool) and all(isinstance(f, dict) and {'path','subset','split','part','rows','bytes'} <= f.keys() for f in m['files'])):
+        raise PreparedError(f"{at/'task.json'} does not list a task's files; {todo}")
     return m
 
 @contextlib.contextmanager
 def _quiet(): # datasets draws a bar for each table
     from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
-    was = are_progress_bars_disabled(); disable_progress_bars()
+    was = are_progress_bars_disabled()
+    disable_progress_bars()
     try: yield
     finally:
         if not was: enable_progress_bars()
@@ -43,7 +45,8 @@ def _tables(split): # part -> table, of one split
     if isinstance(split, Dataset): return {'': split}
     rels = [(q,d,s) for q,ds in split['relevant_docs'].items() for d,s in ds.items()]
     out = dict(corpus=split['corpus'], queries=split['queries'], qrels=Dataset.from_dict({k:list(v) for k,v in zip(('query-id','corpus-id','score'), zip(*rels))}))
-    if top := split.get('top_ranked'): out['top_ranked'] = Dataset.from_dict({'query-id':list(top), 'corpus-ids':[list(v) for v in top.values()]})
+    if top := split.get('top_ranked'):
+        out['top_ranked'] = Dataset.from_dict({'query-id':list(top), 'corpus-ids':[list(v) for v in top.values()]})
     return out
 
 def save_task(
@@ -60,13 +63,16 @@ def save_task(
     files = [f for f in had['files'] if f['subset'] not in task.hf_subsets] if had else []
     with _quiet():
         for subset in ['default'] if whole else task.hf_subsets:
-            if not whole and subset not in data: raise PreparedError(f"{meta.name} was loaded without its subset {subset!r}; it has {', '.join(data)}")
+            if not whole and subset not in data:
+                raise PreparedError(f"{meta.name} was loaded without its subset {subset!r}; it has {', '.join(data)}")
             part = data if whole else data[subset]
-            if lost := [s for s in task.eval_splits if s not in part]: raise PreparedError(f"{meta.name}/{subset} has no split {', '.join(lost)}; it has {', '.join(part)}")
+            if lost := [s for s in task.eval_splits if s not in part]:
+                raise PreparedError(f"{meta.name}/{subset} has no split {', '.join(lost)}; it has {', '.join(part)}")
             for split in dict.fromkeys([*task.eval_splits, *([t] if (t := getattr(task, 'train_split', None)) in part else [])]):
                 for name,table in _tables(part[split]).items():
                     path = Path(_slug(subset), f"{_slug(split)}{'.' if name else ''}{name}.parquet")
-                    (at/path.parent).mkdir(parents=True, exist_ok=True); table.to_parquet(str(at/path))
+                    (at/path.parent).mkdir(parents=True, exist_ok=True)
+                    table.to_parquet(str(at/path))
                     files.append(dict(path=path.as_posix(), subset=subset, split=split, part=name, rows=len(table), bytes=(at/path).stat().st_size))
     subsets = list(dict.fromkeys([*(had['subsets'] if had else []), *task.hf_subsets]))
     m = dict(task=meta.name, type=meta.type, dataset=meta.dataset['path'], revision=str(meta.revision), licence=meta.license, whole=whole, subsets=subsets, files=files)
@@ -84,12 +90,15 @@ def read_task(
     if m is None:
         there = sorted(p.parent.name for p in at.parent.glob('*/task.json'))
         raise PreparedError(f"{name} is prepared at revision {', '.join(there)}, and this MTEB judges revision {at.name}; prepare it again" if there else f"{name} is not there; prepare it where a hub can be reached")
-    if lost := [s for s in task.hf_subsets if s not in m['subsets']]: raise PreparedError(f"{name} is prepared without {', '.join(lost[:5])}{' ...' if len(lost) > 5 else ''}; it has {', '.join(m['subsets'][:5])}; prepare it for these languages")
+    if lost := [s for s in task.hf_subsets if s not in m['subsets']]:
+        raise PreparedError(f"{name} is prepared without {', '.join(lost[:5])}{' ...' if len(lost) > 5 else ''}; it has {', '.join(m['subsets'][:5])}; prepare it for these languages")
     files = [f for f in m['files'] if m['whole'] or f['subset'] in task.hf_subsets]
-    if lost := sorted({f"{s}/{x}" for s in {f['subset'] for f in files} for x in task.eval_splits if not any(f['subset'] == s and f['split'] == x for f in files)}): raise PreparedError(f"{name} is prepared without the split {', '.join(lost)}; prepare it again")
+    if lost := sorted({f"{s}/{x}" for s in {f['subset'] for f in files} for x in task.eval_splits if not any(f['subset'] == s and f['split'] == x for f in files)}):
+        raise PreparedError(f"{name} is prepared without the split {', '.join(lost)}; prepare it again")
     for f in files:
         size = (at/f['path']).stat().st_size if (at/f['path']).is_file() else None
-        if size != f['bytes']: raise PreparedError(f"{at/f['path']} " + ("is missing" if size is None else f"has {size:,} bytes, {f['bytes']:,} were written") + "; remove the task's folder and prepare it again")
+        if size != f['bytes']:
+            raise PreparedError(f"{at/f['path']} " + ("is missing" if size is None else f"has {size:,} bytes, {f['bytes']:,} were written") + "; remove the task's folder and prepare it again")
     task = copy.copy(task)
     def load_data(num_proc=None, **kw):
         if task.data_loaded: return
@@ -98,10 +107,13 @@ def read_task(
         with _quiet():
             for f in files:
                 splits,table = data.setdefault(f['subset'], {}),Dataset.from_parquet(str(at/f['path']))
-                if not f['part']: splits[f['split']] = table; continue
+                if not f['part']:
+                    splits[f['split']] = table
+                    continue
                 s = splits.setdefault(f['split'], dict(relevant_docs={}, top_ranked=None))
                 if f['part'] == 'qrels':
-                    for q,d,x in zip(table['query-id'], table['corpus-id'], table['score']): s['relevant_docs'].setdefault(q, {})[d] = x
+                    for q,d,x in zip(table['query-id'], table['corpus-id'], table['score']):
+                        s['relevant_docs'].setdefault(q, {})[d] = x
                 elif f['part'] == 'top_ranked': s['top_ranked'] = dict(zip(table['query-id'], table['corpus-ids']))
                 else: s[f['part']] = table
         if not any(f['part'] for f in files): data = {k:DatasetDict(v) for k,v in data.items()}

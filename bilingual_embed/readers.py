@@ -32,8 +32,10 @@ class RowPolicy:
         skips:Skips|None=None, # needed for 'skip'
         most:float=.5,      # share of bad rows above which the file is refused in either mode
     ):
-        if on_error not in ('stop','skip'): raise ValueError(f"on_error={on_error!r}: use 'stop' (error at the first bad row) or 'skip' (count it)")
-        if on_error == 'skip' and skips is None: raise ValueError("on_error='skip' counts what it leaves out: pass skips=Skips() and show it")
+        if on_error not in ('stop','skip'):
+            raise ValueError(f"on_error={on_error!r}: use 'stop' (error at the first bad row) or 'skip' (count it)")
+        if on_error == 'skip' and skips is None:
+            raise ValueError("on_error='skip' counts what it leaves out: pass skips=Skips() and show it")
         self.path,self.source,self.on_error,self.skips,self.most = path,source or Path(str(path)).name,on_error,skips,most
         self.n_good,self.reasons,self.last = 0,Counter(),{}
     def good(self): self.n_good += 1
@@ -43,19 +45,24 @@ class RowPolicy:
     def bad(self, line:int, reason:str, detail:str, todo:str):
         "Count a bad row, or stop"
         where = f"{self.path}:{line}"
-        if self.on_error == 'stop': raise RecordError(f"{where}: {reason}: {detail:.500}; {todo} (or pass on_error='skip' to count such rows and go on)")
-        self.reasons[reason] += 1; self.last.setdefault(reason, (where,detail,todo))
+        if self.on_error == 'stop':
+            raise RecordError(f"{where}: {reason}: {detail:.500}; {todo} (or pass on_error='skip' to count such rows and go on)")
+        self.reasons[reason] += 1
+        self.last.setdefault(reason, (where,detail,todo))
         self.skips.add(self.source, reason, f"{where}: {detail:.150}")
         if self.n_good + self.reasons.total() >= 1000: self.check()   # early enough for a huge wrong file
     def check(self):
         "Refuse a file in which more than `most` of the rows are bad"
         n,bad = self.n_good + self.reasons.total(), self.reasons.total()
         if bad > self.most*n:
-            reason = self.reasons.most_common(1)[0][0]; where,detail,todo = self.last[reason]
+            reason = self.reasons.most_common(1)[0][0]
+            where,detail,todo = self.last[reason]
             raise RecordError(f"{self.path}: {bad} of {n} rows cannot be used, most often: {reason} (such as {where}: {detail:.500}); {todo}")
 
 # %% ../nbs/02a_readers.ipynb #be86f699
-MAX_LINE = 1<<24  # bytes in one line; more is no text row (a file without line ends), so it is skipped without being held; JSON takes up to 20 times that while it is parsed
+# bytes in one line; more is no text row (a file without line ends), so it is skipped without being held; JSON takes
+# up to 20 times that while it is parsed
+MAX_LINE = 1<<24
 MAX_EMPTY = 1<<20 # empty lines running; more are no table (a few kilobytes can unpack to billions of them)
 _PIECE = 1<<20    # bytes unpacked at a time, whatever they were packed into
 
@@ -64,9 +71,11 @@ def _unpacked(f, gz)->Iterator[bytes]:
     d = None                                 # unpacks one frame; a file may be several
     while raw := f.read(1<<16 if gz else 1<<10):   # zstd has no limit to give it: a kilobyte holds at most 256 blocks of 128 KB
         while raw:
-            d = d or (zlib.decompressobj(31) if gz else zstandard.ZstdDecompressor().decompressobj())   # 31: gzip's header
+            # 31: gzip's header
+            d = d or (zlib.decompressobj(31) if gz else zstandard.ZstdDecompressor().decompressobj())
             while True:
-                out = d.decompress(raw, _PIECE) if gz else d.decompress(raw); raw = d.unconsumed_tail if gz else b''
+                out = d.decompress(raw, _PIECE) if gz else d.decompress(raw)
+                raw = d.unconsumed_tail if gz else b''
                 yield from (out[i:i+_PIECE] for i in range(0, len(out), _PIECE))
                 if d.eof or not raw and (not gz or len(out) < _PIECE): break
             if d.eof: raw,d = d.unused_data,None
@@ -74,7 +83,8 @@ def _unpacked(f, gz)->Iterator[bytes]:
 
 def _chunks(path:Path)->Iterator[bytes]:
     "Unpacked bytes of a plain, .gz or .zst file"
-    with open(path, 'rb') as f: yield from _unpacked(f, path.suffix == '.gz') if path.suffix in ('.gz','.zst') else iter(lambda: f.read(1<<18), b'')
+    with open(path, 'rb') as f:
+        yield from _unpacked(f, path.suffix == '.gz') if path.suffix in ('.gz','.zst') else iter(lambda: f.read(1<<18), b'')
 
 def _lines(path:Path, policy:RowPolicy)->Iterator[tuple[int,str]]:
     "Numbered lines as text; what cannot be unpacked or decoded goes to the policy"
@@ -86,19 +96,30 @@ def _lines(path:Path, policy:RowPolicy)->Iterator[tuple[int,str]]:
     def giant(): policy.bad(n, 'giant line', f"over {MAX_LINE>>20} MB without a line end", "write one row a line")
     try:
         for chunk in _chunks(path):
-            lines = chunk.split(b'\n'); part.append(lines[0]); size += len(lines[0])
+            lines = chunk.split(b'\n')
+            part.append(lines[0])
+            size += len(lines[0])
             if size > MAX_LINE: part = []    # it is not held
             if len(lines) == 1: continue     # no line end in this chunk
             for raw in (b''.join(part), *lines[1:-1]):
                 n += 1
-                if size > MAX_LINE: giant(); size = 0; continue
-                empty = 0 if raw.strip() else empty+1; size = 0
-                if empty > MAX_EMPTY: policy.bad(n, 'empty lines', f"{empty:,} of them running", "this is no table: fetch the file again"); return
+                if size > MAX_LINE:
+                    giant()
+                    size = 0
+                    continue
+                empty = 0 if raw.strip() else empty+1
+                size = 0
+                if empty > MAX_EMPTY:
+                    policy.bad(n, 'empty lines', f"{empty:,} of them running", "this is no table: fetch the file again")
+                    return
                 if (line := text(raw)) is not None: yield n,line
             part,size = [lines[-1]],len(lines[-1])
     except (EOFError, zlib.error, zstandard.ZstdError) as e:
-        policy.bad(n+1, 'cut short or damaged', f"{e}", "fetch the file again; the rows before this line are whole"); return
-    except OSError as e: policy.bad(n+1, 'cannot be read', f"{e.strerror}", "look whether it is still there, and yours to read"); return
+        policy.bad(n+1, 'cut short or damaged', f"{e}", "fetch the file again; the rows before this line are whole")
+        return
+    except OSError as e:
+        policy.bad(n+1, 'cannot be read', f"{e.strerror}", "look whether it is still there, and yours to read")
+        return
     n += 1
     if size > MAX_LINE: giant()
     elif size and (line := text(b''.join(part))) is not None: yield n,line
@@ -115,13 +136,16 @@ def table_format(path:Path)->str:
     return ext
 
 def _some(names): # a file may have a million columns
-    names = [str(n)[:60] for n in names]; return ', '.join(names[:20]) + (f" and {len(names)-20} more" if len(names) > 20 else '')
+    names = [str(n)[:60] for n in names]
+    return ', '.join(names[:20]) + (f" and {len(names)-20} more" if len(names) > 20 else '')
 
 def _json_rows(path, policy):
     for n,line in _lines(path, policy):
         if not line.strip(): continue
         try: row = json.loads(line)
-        except (ValueError, RecursionError) as e: policy.bad(n, 'not JSON', f"{e}", "write one JSON object a line"); continue
+        except (ValueError, RecursionError) as e:
+            policy.bad(n, 'not JSON', f"{e}", "write one JSON object a line")
+            continue
         if isinstance(row, dict): yield n,row
         else: policy.bad(n, 'not a JSON object', f"{line:.80}", "write one JSON object a line, such as {\"text\": ...}")
 
@@ -135,19 +159,27 @@ def _csv_rows(path, policy, tab):
     while True:
         try: row = next(rows)
         except StopIteration: return
-        except csv.Error as e: policy.bad(start, 'broken CSV', f"{e}", "check the quotes around this row"); start = at[0]+1; continue
+        except csv.Error as e:
+            policy.bad(start, 'broken CSV', f"{e}", "check the quotes around this row")
+            start = at[0]+1
+            continue
         here,start = start,at[0]+1
         if not row: continue
-        if header is None: header = row; continue
+        if header is None:
+            header = row
+            continue
         if len(row) == len(header): yield here,dict(zip(header, row))
-        else: policy.bad(here, 'wrong number of fields', f"{len(row)} where the header has {len(header)} ({_some(header)})", "quote texts that hold the delimiter")
+        else:
+            policy.bad(here, 'wrong number of fields', f"{len(row)} where the header has {len(header)} ({_some(header)})", "quote texts that hold the delimiter")
 
 def _parquet_rows(path, policy, columns=None):
     n = 0
     try:
         f = pq.ParquetFile(path)
         for batch in f.iter_batches(batch_size=1024):
-            for row in batch.to_pylist(): n += 1; yield n,row
+            for row in batch.to_pylist():
+                n += 1
+                yield n,row
     except (pa.ArrowException, OSError, ValueError, OverflowError) as e:   # the last two: bytes that are no text, days that are in no calendar
         policy.bad(n+1, 'damaged Parquet', f"{e}".split('\n')[0], "fetch the file again; a cut Parquet file has lost its index at the end")
 
@@ -156,10 +188,12 @@ def numbered_rows(
     policy:RowPolicy,  # what to do with a bad row
 )->Iterator[tuple[int,dict]]: # line (Parquet: row) number counted from 1, and the row
     "Rows of a file with their line numbers, streamed; the policy is not told of good rows, `rows_to_records` does that"
-    path = Path(path); ext = table_format(path)
+    path = Path(path)
+    ext = table_format(path)
     try: there = path.is_file()
     except OSError as e: raise FileNotFoundError(f"{str(path)[:200]}: {e.strerror}; check the path") from None
-    if not there: raise FileNotFoundError(f"{path}: {'not a plain file' if path.exists() else 'no such file'}; check the path")
+    if not there:
+        raise FileNotFoundError(f"{path}: {'not a plain file' if path.exists() else 'no such file'}; check the path")
     if ext == '.parquet': yield from _parquet_rows(path, policy)
     elif ext in ('.csv','.tsv'): yield from _csv_rows(path, policy, ext == '.tsv')
     else: yield from _json_rows(path, policy)
@@ -171,7 +205,9 @@ def read_rows(
 )->Iterator[dict]:          # rows as they stand in the file
     "Rows of a file, streamed"
     policy = RowPolicy(path, on_error=on_error, skips=skips)
-    for _,row in numbered_rows(path, policy): policy.good(); yield row
+    for _,row in numbered_rows(path, policy):
+        policy.good()
+        yield row
     policy.check()
 
 # %% ../nbs/02a_readers.ipynb #ef1aff9a
@@ -182,18 +218,21 @@ COLUMNS = dict(
                  negatives='negatives negative hard_negatives hard_negative contradiction'),
     scored=dict(a='sentence1 text1 a', b='sentence2 text2 b', score='score similarity_score similarity relatedness'),
     labelled=dict(text='text sentence content utterance', label='label label_text intent category topic'))
-LANG_COLUMNS = dict(query=('query_lang','lang','language'), target=('positive_lang','target_lang','lang','language'))  # a row's own languages, over the file's
+# a row's own languages, over the file's
+LANG_COLUMNS = dict(query=('query_lang','lang','language'), target=('positive_lang','target_lang','lang','language'))
 MAX_CHARS = 50_000  # ours: 8192 tokens, the longest input of the model, are about 40,000 characters of text
 
 def _roles(kind, keys, columns):
     "Role -> column for a row with these keys"
     if kind not in COLUMNS: raise ValueError(f"unknown record kind {kind!r}; kinds are {' '.join(COLUMNS)}")
-    if unknown := set(columns or ()) - set(COLUMNS[kind]): raise ValueError(f"columns names {sorted(unknown)}, which a {kind} does not have; it has {' '.join(COLUMNS[kind])}")
+    if unknown := set(columns or ()) - set(COLUMNS[kind]):
+        raise ValueError(f"columns names {sorted(unknown)}, which a {kind} does not have; it has {' '.join(COLUMNS[kind])}")
     found = {}
     for role,names in COLUMNS[kind].items():
         names = [columns[role]] if columns and role in columns else names.split()
         col = next((n for n in names if n in keys and n not in found.values()), None)
-        if col is None: raise BadRow('wrong columns', f"no {role} for a {kind}; found the columns {_some(keys) or 'none'}",
+        if col is None:
+            raise BadRow('wrong columns', f"no {role} for a {kind}; found the columns {_some(keys) or 'none'}",
                                      f"accepted for {role}: {', '.join(names)}; rename one, or pass columns={{'{role}': 'its name'}}")
         found[role] = col
     return found
@@ -201,10 +240,12 @@ def _roles(kind, keys, columns):
 def _text(x, role):
     "`x` if it is a text that can be encoded"
     if x is None or x != x: x = ''                        # a missing cell: None, or NaN out of pandas
-    if not isinstance(x, str): raise BadRow('not a text', f"{role} is {type(x).__name__} {x!r:.80}", "give text as strings")
+    if not isinstance(x, str):
+        raise BadRow('not a text', f"{role} is {type(x).__name__} {x!r:.80}", "give text as strings")
     if not x.isascii():
         try: x.encode()
-        except UnicodeEncodeError: raise BadRow('broken Unicode', f"{role} holds half a surrogate pair: {x!r:.80}", "write the file anew as UTF-8") from None
+        except UnicodeEncodeError:
+            raise BadRow('broken Unicode', f"{role} holds half a surrogate pair: {x!r:.80}", "write the file anew as UTF-8") from None
     return x
 
 def _lang(row, lang):
@@ -212,8 +253,10 @@ def _lang(row, lang):
     known = split_langs(lang) if lang else (None,)
     q = next((row[c] for c in LANG_COLUMNS['query'] if row.get(c)), known[0])
     t = next((row[c] for c in LANG_COLUMNS['target'] if row.get(c)), known[-1])
-    if q is None or t is None: raise BadRow('no language', "neither the row nor the file name says it", "add query_lang and positive_lang, or name the file set.en.jsonl or set.en-de.jsonl")
-    if not all(isinstance(l, str) and l in LANGUAGES for l in (q, t)): raise BadRow('unknown language', f"{q!r:.80} and {t!r:.80}", f"use codes out of {' '.join(LANGUAGES)}")
+    if q is None or t is None:
+        raise BadRow('no language', "neither the row nor the file name says it", "add query_lang and positive_lang, or name the file set.en.jsonl or set.en-de.jsonl")
+    if not all(isinstance(l, str) and l in LANGUAGES for l in (q, t)):
+        raise BadRow('unknown language', f"{q!r:.80} and {t!r:.80}", f"use codes out of {' '.join(LANGUAGES)}")
     return q if q == t else f"{q}-{t}"
 
 def pieces(
@@ -226,7 +269,8 @@ def pieces(
         for sep in ('\n\n','\n','. ',' ',''):
             cut = text.rfind(sep, start + max_chars//2, start + max_chars) if sep else start + max_chars
             if cut > 0: break
-        out.append(text[start:cut+len(sep)]); start = cut+len(sep)
+        out.append(text[start:cut+len(sep)])
+        start = cut+len(sep)
     return out + [text[start:]]
 
 def _record(row, kind, lang, source, scale, columns, roles, max_chars, cut):
@@ -235,18 +279,21 @@ def _record(row, kind, lang, source, scale, columns, roles, max_chars, cut):
     if keys not in roles:
         if len(roles) > 999: roles.clear()                # every row with columns of its own
         roles[keys] = _roles(kind, keys, columns)
-    r = roles[keys]; lang = _lang(row, lang)
+    r = roles[keys]
+    lang = _lang(row, lang)
     def text(role):
         x = _text(row[r[role]], role)
         if kind == 'document' or len(x) <= max_chars: return x
-        cut('kept: a text longer than the model reads was cut'); return x[:max_chars]
+        cut('kept: a text longer than the model reads was cut')
+        return x[:max_chars]
     if kind in ('document','labelled'):
         x = text('text')
         if not x.strip(): raise BadRow('empty text', 'no letter in it', 'leave such rows out')
         if '-' in lang: raise BadRow('two languages', f"{lang} for one text", "name one language")
         if kind == 'labelled': return [Labelled(x, _label(row[r['label']]), lang, source)]
         if len(x) <= max_chars: return [Document(x, lang, source)]
-        cut('kept: a giant document was cut into pieces'); return [Document(p, lang, source) for p in pieces(x, max_chars) if p.strip()]
+        cut('kept: a giant document was cut into pieces')
+        return [Document(p, lang, source) for p in pieces(x, max_chars) if p.strip()]
     first,second = [k for k in r if k not in ('score','negatives')]
     a,b = text(first),text(second)
     if not (a.strip() and b.strip()):
@@ -255,20 +302,26 @@ def _record(row, kind, lang, source, scale, columns, roles, max_chars, cut):
     if kind == 'scored': return [Scored(a, b, _score(row[r['score']], scale), lang, source)]
     neg = row[r['negatives']]
     neg = [neg] if isinstance(neg, str) else [] if neg is None or neg != neg else neg
-    if not isinstance(neg, (list,tuple)): raise BadRow('not a text', f"negatives is {type(neg).__name__} {neg!r:.80}", "give a list of strings")
-    neg = dict.fromkeys(x[:max_chars] for n in neg if (x := _text(n, 'a negative')).strip() and x[:max_chars] != b)  # an answer is not its own negative
-    if not neg: raise BadRow('no negative', f"besides the answer itself: {row[r['negatives']]!r:.80}", "make such rows pairs")
+    if not isinstance(neg, (list,tuple)):
+        raise BadRow('not a text', f"negatives is {type(neg).__name__} {neg!r:.80}", "give a list of strings")
+    # an answer is not its own negative
+    neg = dict.fromkeys(x[:max_chars] for n in neg if (x := _text(n, 'a negative')).strip() and x[:max_chars] != b)
+    if not neg:
+        raise BadRow('no negative', f"besides the answer itself: {row[r['negatives']]!r:.80}", "make such rows pairs")
     return [Triplet(a, b, tuple(neg), lang, source)]
 
 def _label(x):
-    if isinstance(x, bool) or not isinstance(x, (str,int)) or x == '': raise BadRow('bad label', f"{x!r:.60}", "give a class name or number")
+    if isinstance(x, bool) or not isinstance(x, (str,int)) or x == '':
+        raise BadRow('bad label', f"{x!r:.60}", "give a class name or number")
     return str(x)
 
 def _score(x, scale):
     lo,hi = scale
     try: s = float(x)
-    except (TypeError, ValueError, OverflowError): raise BadRow('score is no number', f"{x!r:.60}", "give the similarity as a number") from None
-    if not lo <= s <= hi: raise BadRow('score outside its scale', f"{s} is not in {lo}..{hi}", "name the set's scale: scale=(lowest, highest)")
+    except (TypeError, ValueError, OverflowError):
+        raise BadRow('score is no number', f"{x!r:.60}", "give the similarity as a number") from None
+    if not lo <= s <= hi:
+        raise BadRow('score outside its scale', f"{s} is not in {lo}..{hi}", "name the set's scale: scale=(lowest, highest)")
     return (s-lo)/(hi-lo)
 
 def rows_to_records(
@@ -285,9 +338,12 @@ def rows_to_records(
     if not scale[0] < scale[1]: raise ValueError(f"scale={scale}: give (lowest, highest)")
     roles = {}
     for line,row in rows:
-        try: recs = _record(row, kind, lang, policy.source, scale, columns, roles, max_chars, lambda what: policy.note(what, line))
+        try:
+            recs = _record(row, kind, lang, policy.source, scale, columns, roles, max_chars, lambda what: policy.note(what, line))
         except BadRow as e: policy.bad(line, e.reason, e.detail, e.todo)
-        else: policy.good(); yield from recs
+        else:
+            policy.good()
+            yield from recs
     policy.check()
 
 def records_of(
@@ -313,7 +369,8 @@ def name_parts(
     "What a file's name says: dot-separated parts, in any order after the set's name"
     name = Path(path).name.removesuffix('.gz').removesuffix('.zst')
     for e in FORMATS: name = name.removesuffix(e)
-    lang = split = None; rest = []
+    lang = split = None
+    rest = []
     for part in name.split('.'):
         if lang is None and part and all(c in LANGUAGES for c in part.split('-')) and part.count('-') < 2: lang = part
         elif split is None and part in SPLITS: split = SPLITS[part]

@@ -164,10 +164,13 @@ def recipe(
     **overrides,        # part__field=value, such as pretrain__steps=200
 )->Recipe:              # frozen
     "Every number of a run at one of the four scales"
-    if not isinstance(scale, str) or scale not in _CHANGES: raise ValueError(f"unknown scale {scale!r}; scales are {', '.join(SCALES)}")
-    if type(seed) is not int or not 0 <= seed < 2**32: raise ValueError(f"seed {seed!r:.40} is not a whole number from 0 to 4,294,967,295")
+    if not isinstance(scale, str) or scale not in _CHANGES:
+        raise ValueError(f"unknown scale {scale!r}; scales are {', '.join(SCALES)}")
+    if type(seed) is not int or not 0 <= seed < 2**32:
+        raise ValueError(f"seed {seed!r:.40} is not a whole number from 0 to 4,294,967,295")
     pair = split_langs(langs)
-    if len(pair) != 2 or pair[0] == pair[1]: raise ValueError(f"langs {langs!r} is not a pair of two languages such as 'en-de'")
+    if len(pair) != 2 or pair[0] == pair[1]:
+        raise ValueError(f"langs {langs!r} is not a pair of two languages such as 'en-de'")
     parts = {k: {f:v for f,(v,_) in fs.items()} for k,fs in _values(scale, pair).items()}
     for key,value in overrides.items():
         part,_,name = key.partition('__')
@@ -176,9 +179,12 @@ def recipe(
             raise ValueError(f"recipe override {key!r} names nothing; after {part+'__' if part in parts else 'the start'} come: {', '.join(known)}")
         parts[part][name] = _like(key, value, parts[part][name])
     r = Recipe(scale, pair, seed, **{k: _PARTS[k](**v) for k,v in parts.items()})
-    _check(r); return r
+    _check(r)
+    return r
 
-def _number(x): return math.isfinite(x) if isinstance(x, float) else type(x) is int and abs(x) < 2**53   # no whole number that the arithmetic behind would round
+def _number(x):
+    # no whole number that the arithmetic behind would round
+    return math.isfinite(x) if isinstance(x, float) else type(x) is int and abs(x) < 2**53
 
 def _like(key, value, old): # a value of the kind that stands there already
     if isinstance(value, dict): value = tuple(value.items())
@@ -188,14 +194,16 @@ def _like(key, value, old): # a value of the kind that stands there already
     elif isinstance(old, float): ok = _number(value)
     elif isinstance(old, str): ok = isinstance(value, str)
     elif key.endswith('betas'): ok = several and all(map(_number, value))
-    else: ok = several and all(isinstance(x, (tuple,list)) and len(x) == 2 and isinstance(x[0], str) and _number(x[1]) for x in value)
+    else:
+        ok = several and all(isinstance(x, (tuple,list)) and len(x) == 2 and isinstance(x[0], str) and _number(x[1]) for x in value)
     if not ok: raise ValueError(f"recipe override {key}={value!r:.100} should be {type(old).__name__} like {old!r}")
     return tuple(tuple(x) if isinstance(x, list) else x for x in value) if several else type(old)(value)
 
 def _check(r):
     m,t = r.model,r.text
     for f in ('hidden_size','num_hidden_layers','num_attention_heads','intermediate_size','max_position_embeddings'):
-        if not 0 < getattr(m, f) < 2**31: raise ValueError(f"model: {f} is {getattr(m, f)}; it must be above 0 and below 2**31")
+        if not 0 < getattr(m, f) < 2**31:
+            raise ValueError(f"model: {f} is {getattr(m, f)}; it must be above 0 and below 2**31")
     for f in ('hidden_dropout_prob','attention_probs_dropout_prob'):
         if not 0 <= getattr(m, f) < 1: raise ValueError(f"model: {f} {getattr(m, f)} is a share, from 0 to below 1")
     if not m.initializer_range > 0: raise ValueError(f"model: initializer_range {m.initializer_range} must be above 0")
@@ -206,21 +214,29 @@ def _check(r):
     if not 0 <= t.parallel < 1: raise ValueError(f"text: parallel {t.parallel} is a share, from 0 to below 1")
     if not 0 < t.cross <= 1: raise ValueError(f"text: cross {t.cross} is a share, above 0 and at most 1")
     if not t.ratio > 0: raise ValueError(f"text: ratio {t.ratio} must be above 0")
-    if m.hidden_size % m.num_attention_heads: raise ValueError(f"hidden_size {m.hidden_size} does not divide by num_attention_heads {m.num_attention_heads}")
-    if r.tokenizer.vocab_size < 300: raise ValueError(f"vocab_size {r.tokenizer.vocab_size} is too small: 256 bytes and 5 special tokens come first; use at least 300")
+    if m.hidden_size % m.num_attention_heads:
+        raise ValueError(f"hidden_size {m.hidden_size} does not divide by num_attention_heads {m.num_attention_heads}")
+    if r.tokenizer.vocab_size < 300:
+        raise ValueError(f"vocab_size {r.tokenizer.vocab_size} is too small: 256 bytes and 5 special tokens come first; use at least 300")
     for n in STAGES:
         s = getattr(r, n)
-        if s.precision not in ('fp32','bf16','fp16'): raise ValueError(f"{n}: precision {s.precision!r} is not fp32, bf16 or fp16")
+        if s.precision not in ('fp32','bf16','fp16'):
+            raise ValueError(f"{n}: precision {s.precision!r} is not fp32, bf16 or fp16")
         for f in ('steps','batch_size','accumulate','hold','negatives'):
-            if getattr(s, f) >= 2**31: raise ValueError(f"{n}: {f} is {getattr(s,f)}; no machine counts so far here, stay below 2**31")
-        if len(s.betas) != 2 or not all(0 <= b < 1 for b in s.betas): raise ValueError(f"{n}: betas {s.betas} are two numbers from 0 to below 1")
-        if s.eps <= 0 or s.weight_decay < 0: raise ValueError(f"{n}: eps {s.eps} must be above 0 and weight_decay {s.weight_decay} not below")
-        if not all(k in KINDS and w >= 0 for k,w in s.weights) or not sum(w for _,w in s.weights) > 0: raise ValueError(f"{n}: weights {dict(s.weights)} are shares, not all 0, of the kinds {', '.join(KINDS)}")
+            if getattr(s, f) >= 2**31:
+                raise ValueError(f"{n}: {f} is {getattr(s,f)}; no machine counts so far here, stay below 2**31")
+        if len(s.betas) != 2 or not all(0 <= b < 1 for b in s.betas):
+            raise ValueError(f"{n}: betas {s.betas} are two numbers from 0 to below 1")
+        if s.eps <= 0 or s.weight_decay < 0:
+            raise ValueError(f"{n}: eps {s.eps} must be above 0 and weight_decay {s.weight_decay} not below")
+        if not all(k in KINDS and w >= 0 for k,w in s.weights) or not sum(w for _,w in s.weights) > 0:
+            raise ValueError(f"{n}: weights {dict(s.weights)} are shares, not all 0, of the kinds {', '.join(KINDS)}")
         for f in ('steps','warmup','clip','negatives'):
             if getattr(s, f) < 0: raise ValueError(f"{n}: {f} is {getattr(s,f)}, below 0")
         for f in ('batch_size','max_tokens','hold','accumulate','checkpoint','lr','tau'):
             if getattr(s, f) <= 0: raise ValueError(f"{n}: {f} is {getattr(s,f)}; it must be above 0")
-        if s.max_tokens > m.max_position_embeddings: raise ValueError(f"{n}: max_tokens {s.max_tokens} is beyond the model's {m.max_position_embeddings}")
+        if s.max_tokens > m.max_position_embeddings:
+            raise ValueError(f"{n}: max_tokens {s.max_tokens} is beyond the model's {m.max_position_embeddings}")
         if not 0 < s.mask_rate < 1: raise ValueError(f"{n}: mask_rate {s.mask_rate} is not between 0 and 1")
 
 # %% ../nbs/01_recipes.ipynb #2fe54666
@@ -265,4 +281,5 @@ def recipe_from_json(
         d = json.loads(s)
         for k,cls in _PARTS.items(): d[k] = cls(**{f: tuples.get(f, lambda v:v)(v) for f,v in d[k].items()})
         return Recipe(**d | dict(langs=tuple(d['langs'])))
-    except (TypeError, KeyError, AttributeError, IndexError, ValueError, RecursionError) as e: raise ValueError(f"this recipe is damaged or was written by another version of the library ({type(e).__name__}: {str(e)[:200]}); delete the file, it is written anew") from None
+    except (TypeError, KeyError, AttributeError, IndexError, ValueError, RecursionError) as e:
+        raise ValueError(f"this recipe is damaged or was written by another version of the library ({type(e).__name__}: {str(e)[:200]}); delete the file, it is written anew") from None

@@ -36,7 +36,8 @@ class RecordError(ValueError):
     "A row that cannot become a record; readers add file and line, then count it or stop"
 
 def _check(rec, *texts):
-    if any(not isinstance(t, str) for t in texts): raise RecordError(f"a text is not a string in a {rec.source} row: {texts!r:.200}")
+    if any(not isinstance(t, str) for t in texts):
+        raise RecordError(f"a text is not a string in a {rec.source} row: {texts!r:.200}")
     if any(not t.strip() for t in texts): raise RecordError(f"empty text in a {rec.source} row: {texts!r:.200}")
     split_langs(rec.lang)
 
@@ -68,7 +69,8 @@ class Triplet:
     def __post_init__(self):
         _check(self, self.query, self.target, *self.negatives)
         if not self.negatives: raise RecordError(f"a {self.source} triplet has no negatives; make it a Pair")
-        if self.target in self.negatives: raise RecordError(f"a {self.source} triplet lists its own target as a negative: {self.target!r:.120}")
+        if self.target in self.negatives:
+            raise RecordError(f"a {self.source} triplet lists its own target as a negative: {self.target!r:.120}")
 
 @dataclass(frozen=True, slots=True)
 class Scored:
@@ -92,7 +94,8 @@ class Labelled:
     source:str
     def __post_init__(self):
         _check(self, self.text)
-        if not isinstance(self.label, str) or not self.label: raise RecordError(f"label {self.label!r} of a {self.source} row is not a non-empty string")
+        if not isinstance(self.label, str) or not self.label:
+            raise RecordError(f"label {self.label!r} of a {self.source} row is not a non-empty string")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Taught:
@@ -104,13 +107,16 @@ class Taught:
     def __post_init__(self):
         _check(self, self.text)
         try: v = np.asarray(self.vector, np.float32).view()
-        except (TypeError, ValueError) as e: raise RecordError(f"the vector of a {self.source} row is not a row of numbers ({e})") from None
+        except (TypeError, ValueError) as e:
+            raise RecordError(f"the vector of a {self.source} row is not a row of numbers ({e})") from None
         if v.ndim != 1 or not np.isfinite(v).all() or not v.any():
             what = f"has shape {v.shape}, wanted (D,)" if v.ndim != 1 else "is all zeros" if np.isfinite(v).all() else "holds numbers that are not finite"
             raise RecordError(f"the vector of a {self.source} row {what}; the teacher must give each text a direction: {self.text!r:.120}")
-        v.flags.writeable = False; object.__setattr__(self, 'vector', v)
+        v.flags.writeable = False
+        object.__setattr__(self, 'vector', v)
 
-RECORDS = dict(document=Document, pair=Pair, triplet=Triplet, scored=Scored, labelled=Labelled) # those that lie in tables; what a teacher says lies beside its texts (room 09a)
+# those that lie in tables; what a teacher says lies beside its texts (room 09a)
+RECORDS = dict(document=Document, pair=Pair, triplet=Triplet, scored=Scored, labelled=Labelled)
 Record = Document | Pair | Triplet | Scored | Labelled | Taught
 
 # %% ../nbs/00_records.ipynb #ad19597d
@@ -126,7 +132,8 @@ def texts_of(
     return [(rec.query, first), *((t, last) for t in (rec.target, *negatives))]
 
 # %% ../nbs/00_records.ipynb #9896f989
-KINDS = dict(mlm=Document, pairs=Pair, triplets=Triplet, scored=Scored, labelled=Labelled, taught=Taught)  # task kind -> its record
+# task kind -> its record
+KINDS = dict(mlm=Document, pairs=Pair, triplets=Triplet, scored=Scored, labelled=Labelled, taught=Taught)
 
 @dataclass(frozen=True)
 class Task:
@@ -136,7 +143,8 @@ class Task:
     rows:Sequence      # records (or packed token rows for mlm), any sequence with len and index
     weight:float = 1.  # relative chance to fill a batch; only ratios matter
     def __post_init__(self):
-        if self.kind not in KINDS: raise ValueError(f"task {self.name!r} is of unknown kind {self.kind!r}; kinds are {' '.join(KINDS)}")
+        if self.kind not in KINDS:
+            raise ValueError(f"task {self.name!r} is of unknown kind {self.kind!r}; kinds are {' '.join(KINDS)}")
         if not len(self.rows): raise ValueError(f"task {self.name!r} has no rows; leave it out")
         if not self.weight > 0: raise ValueError(f"task {self.name!r} has weight {self.weight}; a weight is above 0")
 
@@ -181,7 +189,8 @@ def repo_path(
     for start in (Path.cwd(), Path(__file__).resolve().parent if '__file__' in globals() else Path.cwd()):
         for p in (start, *start.parents):
             ini = p/'settings.ini'
-            if ini.is_file() and 'lib_name = bilingual_embed' in ini.read_text(encoding='utf-8', errors='replace'): return p.joinpath(*parts)
+            if ini.is_file() and 'lib_name = bilingual_embed' in ini.read_text(encoding='utf-8', errors='replace'):
+                return p.joinpath(*parts)
     raise FileNotFoundError("this needs a checkout of the bilingual_embed repository (its settings.ini was not found above "
                             f"{Path.cwd()}); change into the checkout, or pass the path itself")
 
@@ -193,12 +202,17 @@ def read_json(
     most:int=1<<24, # bytes; no such file of ours is longer
 )->dict:
     "A JSON object out of a file of ours; an error names the file"
-    path = Path(path); n = path.stat().st_size if path.is_file() else -1; d = wrong = None
-    if not 0 <= n <= most: wrong = 'is missing, or no plain file' if n < 0 else f"has {n:,} bytes, more than any such file"
+    path = Path(path)
+    n = path.stat().st_size if path.is_file() else -1
+    d = wrong = None
+    if not 0 <= n <= most:
+        wrong = 'is missing, or no plain file' if n < 0 else f"has {n:,} bytes, more than any such file"
     else:
         try: d = json.loads(path.read_text(encoding='utf-8'))
-        except (OSError, ValueError, RecursionError) as e: wrong = f"is not JSON ({str(e)[:200]})"    # a ValueError too: half characters, and numbers of 5,000 digits
-    if wrong or not isinstance(d, dict): raise error(f"{path} {wrong or f'holds a {type(d).__name__}, not an object'}; {todo}")
+        except (OSError, ValueError, RecursionError) as e:
+            wrong = f"is not JSON ({str(e)[:200]})"    # a ValueError too: half characters, and numbers of 5,000 digits
+    if wrong or not isinstance(d, dict):
+        raise error(f"{path} {wrong or f'holds a {type(d).__name__}, not an object'}; {todo}")
     return d
 
 def write_json(
@@ -206,8 +220,12 @@ def write_json(
     d:dict,
 ):
     "An object into a file that is the old one or the new one whenever the process is stopped; on disk when this returns"
-    path,said = Path(path),json.dumps(d, indent=1); part = path.with_name(path.name+'.part')
-    with part.open('w', encoding='utf-8') as f: f.write(said); f.flush(); os.fsync(f.fileno())
+    path,said = Path(path),json.dumps(d, indent=1)
+    part = path.with_name(path.name+'.part')
+    with part.open('w', encoding='utf-8') as f:
+        f.write(said)
+        f.flush()
+        os.fsync(f.fileno())
     os.replace(part, path)
 
 # %% ../nbs/00_records.ipynb #02de3596
@@ -218,13 +236,16 @@ def npy_header(
     dtype:str,         # as NumPy writes it, "<f4"
 )->bytes:              # NPY_HEAD of them
     "The beginning of a .npy file with a matrix in it"
-    f = io.BytesIO(); np.lib.format.write_array_header_1_0(f, dict(descr=dtype, fortran_order=False, shape=(rows, dim)))
-    assert f.tell() == NPY_HEAD; return f.getvalue()
+    f = io.BytesIO()
+    np.lib.format.write_array_header_1_0(f, dict(descr=dtype, fortran_order=False, shape=(rows, dim)))
+    assert f.tell() == NPY_HEAD
+    return f.getvalue()
 
 # %% ../nbs/00_records.ipynb #d23fea4d
 def commit()->str: # short hash, "" outside a git checkout
     "The commit of the code that runs"
-    try: r = subprocess.run(['git','-C',str(repo_path()),'rev-parse','--short','HEAD'], capture_output=True, text=True, timeout=10)
+    try:
+        r = subprocess.run(['git','-C',str(repo_path()),'rev-parse','--short','HEAD'], capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired): return ''
     return r.stdout.strip() if r.returncode == 0 else ''
 

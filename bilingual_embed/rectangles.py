@@ -26,9 +26,11 @@ def pad(
 )->Tokens:
     "A rectangle of texts"
     if not len(ids): raise ValueError("there are no texts to make a rectangle of; pass at least one")
-    n = np.fromiter(map(len, ids), np.int64, len(ids)); T = max(int(n.max()), width)
+    n = np.fromiter(map(len, ids), np.int64, len(ids))
+    T = max(int(n.max()), width)
     mask = np.arange(T) < n[:,None]                            # (B,T)
-    out = np.full((len(ids), T), pad_id, np.int64); out[mask] = np.concatenate([np.asarray(x, np.int64) for x in ids])
+    out = np.full((len(ids), T), pad_id, np.int64)
+    out[mask] = np.concatenate([np.asarray(x, np.int64) for x in ids])
     return Tokens(torch.from_numpy(out), torch.from_numpy(mask))
 
 # %% ../nbs/10a_rectangles.ipynb #f53dd767
@@ -39,11 +41,16 @@ def chunks(
     multiple:int=1,              # rectangles are as wide as the next multiple of this, for who wants few shapes
 )->tuple[list[Tokens],Tensor]:   # rectangles in order of length, and (N,) where each text's row is found in their concatenation
     "Texts sorted by length into rectangles of similar length"
-    if min(budget, multiple) < 1: raise ValueError(f"budget and multiple must be at least 1 token, got {budget} and {multiple}")
-    n = np.fromiter(map(len, ids), np.int64, len(ids)); order = np.argsort(n, kind='stable'); n = -(-n//multiple)*multiple
+    if min(budget, multiple) < 1:
+        raise ValueError(f"budget and multiple must be at least 1 token, got {budget} and {multiple}")
+    n = np.fromiter(map(len, ids), np.int64, len(ids))
+    order = np.argsort(n, kind='stable')
+    n = -(-n//multiple)*multiple
     out,start = [],0
     for i in range(1, len(order)+1):
         if i == len(order) or (i+1-start)*n[order[i]] > budget:
-            out.append(pad([ids[j] for j in order[start:i]], pad_id, int(n[order[i-1]]))); start = i
-    place = np.empty(len(order), np.int64); place[order] = np.arange(len(order))
+            out.append(pad([ids[j] for j in order[start:i]], pad_id, int(n[order[i-1]])))
+            start = i
+    place = np.empty(len(order), np.int64)
+    place[order] = np.arange(len(order))
     return out, torch.from_numpy(place)

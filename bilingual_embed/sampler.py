@@ -38,7 +38,8 @@ def permute(
     "Random access into a shuffle of n rows, without making it"
     i = np.asarray(i, np.uint64)
     if n <= 1: return np.zeros(i.shape, np.int64)
-    half = np.uint64(max(1, ((n-1).bit_length() + 1)//2)); low = np.uint64((1 << int(half)) - 1)
+    half = np.uint64(max(1, ((n-1).bit_length() + 1)//2))
+    low = np.uint64((1 << int(half)) - 1)
     def rounds(x):
         l,r = x >> half, x & low
         for k in range(4): l,r = r, l ^ (mix(r, key*4 + k) & low)
@@ -66,19 +67,25 @@ class Sampler:
         kind_weights:dict|None=None, # chance of each kind of task; the tasks of a kind share it by their own weights; None: task weights alone
     ):
         self.tasks,self.batch_size,self.seed = list(tasks),batch_size,seed
-        if not self.tasks: raise ValueError("there is no task to draw from: the corpus gave no rows of the kinds this stage trains on")
-        if len({t.name for t in self.tasks}) < len(self.tasks): raise ValueError(f"two tasks share a name: {sorted(t.name for t in self.tasks)}")
+        if not self.tasks:
+            raise ValueError("there is no task to draw from: the corpus gave no rows of the kinds this stage trains on")
+        if len({t.name for t in self.tasks}) < len(self.tasks):
+            raise ValueError(f"two tasks share a name: {sorted(t.name for t in self.tasks)}")
         w = np.array([t.weight for t in self.tasks], float)
         if kind_weights is not None:
             unknown = {t.kind for t in self.tasks} - set(kind_weights)
-            if unknown: raise ValueError(f"no weight is given for the kinds {sorted(unknown)}; weights are {kind_weights}")
+            if unknown:
+                raise ValueError(f"no weight is given for the kinds {sorted(unknown)}; weights are {kind_weights}")
             for kind,share in kind_weights.items():
                 at = np.array([t.kind == kind for t in self.tasks])
                 if at.any(): w[at] *= share/w[at].sum()
         if not w.sum() > 0: raise ValueError(f"all weights are zero: {kind_weights}")
-        self.p = w/w.sum(); self._cum = np.cumsum(self.p); self._cum[-1] = 1.
+        self.p = w/w.sum()
+        self._cum = np.cumsum(self.p)
+        self._cum[-1] = 1.
         self._counts = [np.zeros(len(self.tasks), np.int64)]          # draws of each task before each block
-    def _tasks_at(self, start, stop): return np.searchsorted(self._cum, unit(np.arange(start, stop), self.seed*2+1), side='right')
+    def _tasks_at(self, start, stop):
+        return np.searchsorted(self._cum, unit(np.arange(start, stop), self.seed*2+1), side='right')
     def _before(self, step):
         "How often each task was drawn before `step`"
         b = step//self._block
@@ -90,8 +97,10 @@ class Sampler:
         step:int, # 0, 1, 2, ... in any order
     )->Draw:
         "The batch of one step; the same for the same seed and step, whatever was asked before"
-        t = int(self._tasks_at(step, step+1)[0]); n = len(self.tasks[t].rows)
+        t = int(self._tasks_at(step, step+1)[0])
+        n = len(self.tasks[t].rows)
         at = int(self._before(step)[t])*self.batch_size + np.arange(self.batch_size)
         rows = np.empty(self.batch_size, np.int64)
-        for e in np.unique(at//n): rows[at//n == e] = permute(at[at//n == e] % n, n, key=int(mix(np.array([e]), self.seed*2 + 7*t)[0] >> np.uint64(8)))
+        for e in np.unique(at//n):
+            rows[at//n == e] = permute(at[at//n == e] % n, n, key=int(mix(np.array([e]), self.seed*2 + 7*t)[0] >> np.uint64(8)))
         return Draw(step, t, rows, float(at[0]/n))

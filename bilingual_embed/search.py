@@ -10,12 +10,16 @@ import numpy as np
 
 # %% ../nbs/13b_search.ipynb #c66fb56a
 def _cosines(q, v): # (D,) and (n,D) -> (n,) float64; each row's sum is its own, so equal rows give equal numbers; 0 for a row of zeros
-    q,v = q.astype(np.float64),v.astype(np.float64); n = np.sqrt((v*v).sum(1)*(q*q).sum())
+    q,v = q.astype(np.float64),v.astype(np.float64)
+    n = np.sqrt((v*v).sum(1)*(q*q).sum())
     return (v*q).sum(1)/np.where(n > 0, n, 1)
 
 def _rows(x, what): # (n,D) float32 unit rows, rows of zeros left alone
-    with np.errstate(over='ignore'): x = np.asarray(x, np.float32); n = np.sqrt(np.einsum('nd,nd->n', x, x))
-    if not np.isfinite(n).all(): raise ValueError(f"{what(int((~np.isfinite(n)).argmax()))} is not finite: the vectors are damaged, encode the texts again")
+    with np.errstate(over='ignore'):
+        x = np.asarray(x, np.float32)
+        n = np.sqrt(np.einsum('nd,nd->n', x, x))
+    if not np.isfinite(n).all():
+        raise ValueError(f"{what(int((~np.isfinite(n)).argmax()))} is not finite: the vectors are damaged, encode the texts again")
     return x/np.where(n > 0, n, 1)[:,None]
 
 def top_k(
@@ -26,17 +30,25 @@ def top_k(
 )->tuple[np.ndarray,np.ndarray]: # (Q,min(k,N)) cosines, best first, float64, and the rows they belong to
     "The nearest vectors to each query by cosine: exact, ties in the order of the rows, in flat memory; `vectors` is read once for every 256 queries"
     q = np.asarray(queries)
-    if q.ndim != 2 or vectors.ndim != 2 or q.shape[1] != vectors.shape[1]: raise ValueError(f"queries have shape {q.shape} and vectors {vectors.shape}; wanted (Q,D) and (N,D) with one D: vectors of one model")
+    if q.ndim != 2 or vectors.ndim != 2 or q.shape[1] != vectors.shape[1]:
+        raise ValueError(f"queries have shape {q.shape} and vectors {vectors.shape}; wanted (Q,D) and (N,D) with one D: vectors of one model")
     if k < 1: raise ValueError(f"k must be at least 1, got {k}")
-    if len(q) > 256: parts = [top_k(q[i:i+256], vectors, k, block) for i in range(0, len(q), 256)]; return tuple(np.concatenate(p) for p in zip(*parts))
-    (N,D),k = vectors.shape,min(k, len(vectors)); step = max(block//max(D, 1), 1); off = 8*D*2**-24
-    unit = _rows(q, lambda i: f"query {i}"); best,at = np.full((len(q),k), -np.inf),np.full((len(q),k), -1)
+    if len(q) > 256:
+        parts = [top_k(q[i:i+256], vectors, k, block) for i in range(0, len(q), 256)]
+        return tuple(np.concatenate(p) for p in zip(*parts))
+    (N,D),k = vectors.shape,min(k, len(vectors))
+    step = max(block//max(D, 1), 1)
+    off = 8*D*2**-24
+    unit = _rows(q, lambda i: f"query {i}")
+    best,at = np.full((len(q),k), -np.inf),np.full((len(q),k), -1)
     for a in range(0, N, step):
-        v = vectors[a:a+step]; s = unit @ _rows(v, lambda i: f"vector {a+i}").T                                # (Q,n)
+        v = vectors[a:a+step]
+        s = unit @ _rows(v, lambda i: f"vector {a+i}").T                                # (Q,n)
         least = np.maximum(best[:,-1], np.partition(s, -k, axis=1)[:,-k] - off if len(v) > k else -np.inf)     # (Q,)
         for i in range(len(q)):
             near = np.flatnonzero(s[i] >= least[i] - off)
             if not len(near): continue
             score,row = np.append(best[i], _cosines(q[i], v[near])),np.append(at[i], a+near)
-            top = np.argsort(-score, kind='stable')[:k]; best[i],at[i] = score[top],row[top]
+            top = np.argsort(-score, kind='stable')[:k]
+            best[i],at[i] = score[top],row[top]
     return best,at

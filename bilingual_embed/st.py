@@ -15,12 +15,16 @@ from .model import JinaBertConfig, JinaBertPreTrainedModel, WeightsError, _insid
 from .tokenizer import load_tokenizer
 
 # %% ../nbs/06a_st.ipynb #d71fd6e8
-_CODE = 'alibi','windows','attention','unpad','model' # the rooms a reader without this library needs; they import nothing else of ours
+# the rooms a reader without this library needs; they import nothing else of ours
+_CODE = 'alibi','windows','attention','unpad','model'
 
-def _json(path, data): path.parent.mkdir(exist_ok=True); write_whole(path, lambda p: p.write_text(json.dumps(data, indent=2)+'\n', encoding='utf-8'))
+def _json(path, data):
+    path.parent.mkdir(exist_ok=True)
+    write_whole(path, lambda p: p.write_text(json.dumps(data, indent=2)+'\n', encoding='utf-8'))
 
 def _check_prompt(prompts, default):
-    if default not in (None, *(prompts or {})): raise ValueError(f"default_prompt {default!r:.60} is not among the prompts {list(prompts or {})}")
+    if default not in (None, *(prompts or {})):
+        raise ValueError(f"default_prompt {default!r:.60} is not among the prompts {list(prompts or {})}")
 
 def save_st_files(
     folder:str|Path,             # made if missing
@@ -35,7 +39,9 @@ def save_st_files(
     _check_prompt(prompts, default_prompt)
     folder = out_folder(folder)
     try: tok.save_pretrained(folder)
-    except Exception as e: raise OSError(f"the tokenizer could not be written into {folder} ({e}); is the disk full, or something of that name in the way?") from None   # the tokenizers library raises bare Exception
+    except Exception as e:
+        # the tokenizers library raises bare Exception
+        raise OSError(f"the tokenizer could not be written into {folder} ({e}); is the disk full, or something of that name in the way?") from None
     kinds = dict(Transformer='', Pooling='1_Pooling') | (dict(Normalize='2_Normalize') if normalize else {})
     _json(folder/'modules.json', [dict(idx=i, name=str(i), path=path, type=f'sentence_transformers.models.{kind}') for i,(kind,path) in enumerate(kinds.items())])
     _json(folder/'sentence_bert_config.json', dict(max_seq_length=max_length, do_lower_case=False))
@@ -56,11 +62,13 @@ def save_st(
 )->Path:                             # the folder
     "Write a model as a sentence-transformers folder: vectors equal to `embed`'s"
     folder,config = out_folder(folder, make=False),model.config
-    if len(tok) > config.vocab_size: raise ValueError(f"the tokenizer has {len(tok)} entries, the model only {config.vocab_size}; they do not belong together")
+    if len(tok) > config.vocab_size:
+        raise ValueError(f"the tokenizer has {len(tok)} entries, the model only {config.vocab_size}; they do not belong together")
     if config.pad_token_id not in (None, tok.pad_token_id):
         raise ValueError(f"the model was made for padding id {config.pad_token_id}, the tokenizer pads with {tok.pad_token_id}; make the model with pad_token_id=tok.pad_token_id")
     _check_prompt(prompts, default_prompt)                        # before anything is written
-    if not 2 < max_length <= config.max_position_embeddings: raise ValueError(f"max_length {max_length} is not in 3..{config.max_position_embeddings} (the model's max_position_embeddings)")
+    if not 2 < max_length <= config.max_position_embeddings:
+        raise ValueError(f"max_length {max_length} is not in 3..{config.max_position_embeddings} (the model's max_position_embeddings)")
     auto = dict(AutoConfig='model.JinaBertConfig', AutoModel='model.JinaBertModel', AutoModelForMaskedLM='model.JinaBertForMaskedLM')
     save_model(folder, model, pad_token_id=tok.pad_token_id, **dict(auto_map=auto) if code else {})
     if code:
@@ -79,7 +87,8 @@ def convert(
 )->Path:                 # out
     "A model folder written again so that AutoModel and sentence-transformers open it; prompts, length and scaling stay, an MLM head is left behind"
     folder,out = Path(folder).expanduser(),out_folder(out, make=False)
-    if os.path.realpath(out) == os.path.realpath(folder): raise ValueError(f"{out} is the folder to read; give another to write to")
+    if os.path.realpath(out) == os.path.realpath(folder):
+        raise ValueError(f"{out} is the folder to read; give another to write to")
     read = lambda at, name, kind=dict: _read_json(at/name, kind) if (at/name).is_file() else kind()
     modules,cut,st = read(folder, 'modules.json', list),read(folder, 'sentence_bert_config.json'),read(folder, 'config_sentence_transformers.json')
     prompts,default,longest = st.get('prompts'),st.get('default_prompt_name'),cut.get('max_seq_length')
@@ -87,11 +96,14 @@ def convert(
                        ('config_sentence_transformers.json', default is None or isinstance(default, str), 'default_prompt_name, a name'), ('sentence_bert_config.json', longest is None or type(longest) is int, 'max_seq_length, a number of tokens')):
         if not ok: raise WeightsError(f"{folder/at} holds no {want}; write it again, or remove it")
     kinds = [str(m.get('type')).rsplit('.', 1)[-1] if isinstance(m, dict) else type(m).__name__ for m in modules] or ['Transformer','Pooling','Normalize']
-    if kinds not in (['Transformer','Pooling'], ['Transformer','Pooling','Normalize']): raise WeightsError(f"{folder/'modules.json'} wants {kinds}; known are Transformer, Pooling and perhaps Normalize, in this order")
+    if kinds not in (['Transformer','Pooling'], ['Transformer','Pooling','Normalize']):
+        raise WeightsError(f"{folder/'modules.json'} wants {kinds}; known are Transformer, Pooling and perhaps Normalize, in this order")
     pool = read(_inside(folder, modules[1].get('path')), 'config.json') if modules else {}
     how = [k.removeprefix('pooling_mode_').removesuffix('_tokens') for k,v in pool.items() if k.startswith('pooling_mode_') and v] or [pool.get('pooling_mode', 'mean')]
-    if how != ['mean']: raise WeightsError(f"{folder} pools by {' and '.join(map(str, how))}; these models take the mean over the tokens")
-    if cut.get('do_lower_case'): raise WeightsError(f"{folder/'sentence_bert_config.json'} wants texts in lower case; here that is the tokenizer's business")
+    if how != ['mean']:
+        raise WeightsError(f"{folder} pools by {' and '.join(map(str, how))}; these models take the mean over the tokens")
+    if cut.get('do_lower_case'):
+        raise WeightsError(f"{folder/'sentence_bert_config.json'} wants texts in lower case; here that is the tokenizer's business")
     model = load_model(folder, dtype=dtype)
     return save_st(out, model, load_tokenizer(folder), max_length=longest or model.config.max_position_embeddings, code=code,
                    normalize='Normalize' in kinds, prompts=prompts, default_prompt=default)

@@ -51,7 +51,8 @@ class Run:
         path = self.folder/stage/'stage.json'
         if not path.exists(): return None
         d = read_json(path, CheckpointError, f"delete {path.parent.name}/ and the stages after it to make them again")
-        if d.get('mark') != self.mark(stage): raise CheckpointError(f"{path.parent} was made by another recipe or from another text; choose another run folder with `out`, or delete {path.parent.name}/ and the stages after it to make them again")
+        if d.get('mark') != self.mark(stage):
+            raise CheckpointError(f"{path.parent} was made by another recipe or from another text; choose another run folder with `out`, or delete {path.parent.name}/ and the stages after it to make them again")
         return d
     def last(self, before:str)->Path: # folder of the stage to start from
         "The stage before this one that has steps"
@@ -66,7 +67,8 @@ def wait():
     "Until all processes are here"
     if int(os.environ.get('WORLD_SIZE', '1')) == 1: return
     from accelerate import PartialState
-    PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(days=1)).wait_for_everyone()      # the first may pack a large corpus meanwhile
+    # the first may pack a large corpus meanwhile
+    PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(days=1)).wait_for_everyone()
 
 def start_run(
     r:Recipe,
@@ -79,36 +81,47 @@ def start_run(
     start = Path(start) if start else None
     if start: r = shaped_as(r, start)
     folder = Path(out) if out else repo_path('runs', f"{r.scale}-{'-'.join(r.langs)}-{r.seed}")
-    folder.mkdir(parents=True, exist_ok=True); old = folder/'recipe.json'
+    folder.mkdir(parents=True, exist_ok=True)
+    old = folder/'recipe.json'
     if main_process() and old.exists() and (was := recipe_from_json(old.read_text(encoding='utf-8'))) != r:
         differ = [f"{a['part']}.{a['field']} was {b['value']}, is {a['value']}" for a,b in zip(recipe_rows(r), recipe_rows(was)) if a['value'] != b['value']]
         print(f"{folder.name}: the recipe has changed ({'; '.join(differ[:4])}); stages it does not touch are kept")
     run = Run(folder, r, corpus, extra=tuple(extra), start=start)
     if main_process():
         with room_on(folder):
-            old.write_text(recipe_json(r), encoding='utf-8'); (folder/'recipe.txt').write_text('\n'.join(f"{x['part']}.{x['field']} = {x['value']}    ({x['why']})" for x in recipe_rows(r)), encoding='utf-8')
+            old.write_text(recipe_json(r), encoding='utf-8')
+            (folder/'recipe.txt').write_text('\n'.join(f"{x['part']}.{x['field']} = {x['value']}    ({x['why']})" for x in recipe_rows(r)), encoding='utf-8')
             shutil.copy(corpus.folder/'corpus.json', folder/'corpus.json')
-            tok = folder/'tokenizer'; mark = folder/'tokenizer'/'mark'
+            tok = folder/'tokenizer'
+            mark = folder/'tokenizer'/'mark'
             if not (mark.exists() and mark.read_text() == run.mark('tokenizer')):
-                half = r.tokenizer.chars/2                          # of documents, and of pairs, so that short everyday text has its words
+                # of documents, and of pairs, so that short everyday text has its words
+                half = r.tokenizer.chars/2
                 t = load_tokenizer(start) if start else train_tokenizer(((x, lang) for lang in r.langs for kind in ('pair','document') for x in corpus.texts(lang, half, (kind,))), r.tokenizer.vocab_size, r.langs, chars=r.tokenizer.chars, max_length=r.model.max_position_embeddings)
-                tok.mkdir(exist_ok=True); t.save_pretrained(tok); mark.write_text(run.mark('tokenizer'))
-    wait(); run.tokenizer = load_tokenizer(folder/'tokenizer'); return run
+                tok.mkdir(exist_ok=True)
+                t.save_pretrained(tok)
+                mark.write_text(run.mark('tokenizer'))
+    wait()
+    run.tokenizer = load_tokenizer(folder/'tokenizer')
+    return run
 
 def shaped_as(
     r:Recipe,
     start:str|Path, # model folder
 )->Recipe:
     "The recipe with a finished model's shape and vocabulary size; dropout, which concerns training only, stays the recipe's"
-    c = load_model(start).config; shape = [f.name for f in fields(r.model) if not f.name.endswith('_dropout_prob') and f.name != 'initializer_range']
+    c = load_model(start).config
+    shape = [f.name for f in fields(r.model) if not f.name.endswith('_dropout_prob') and f.name != 'initializer_range']
     return replace(r, model=replace(r.model, **{k: getattr(c, k) for k in shape}), tokenizer=replace(r.tokenizer, vocab_size=c.vocab_size))
 
 def new_model(run:Run)->JinaBertModel: # with fresh weights, the same for the same seed, or those of the model it starts from
     "A model of the recipe's shape before any training in this run; the padding id is the tokenizer's"
     m = asdict(run.recipe.model)
     if run.start:
-        old = load_model(run.start); model = JinaBertModel(JinaBertConfig(vocab_size=old.config.vocab_size, pad_token_id=run.tokenizer.pad_token_id, layer_norm_eps=old.config.layer_norm_eps, second_norm=old.config.second_norm, **m))
-        model.load_state_dict(old.state_dict()); return model
+        old = load_model(run.start)
+        model = JinaBertModel(JinaBertConfig(vocab_size=old.config.vocab_size, pad_token_id=run.tokenizer.pad_token_id, layer_norm_eps=old.config.layer_norm_eps, second_norm=old.config.second_norm, **m))
+        model.load_state_dict(old.state_dict())
+        return model
     torch.manual_seed(run.recipe.seed)
     return JinaBertModel(JinaBertConfig(vocab_size=len(run.tokenizer), pad_token_id=run.tokenizer.pad_token_id, **m))
 
@@ -117,16 +130,22 @@ def with_head(
     seed:int, # of the head's first weights, which must not depend on what ran before in this process
 )->JinaBertForMaskedLM: # shares nothing with `base`
     "The same weights under a fresh MLM head"
-    torch.manual_seed(seed); model = JinaBertForMaskedLM(base.config); model.bert.load_state_dict(base.state_dict()); return model
+    torch.manual_seed(seed)
+    model = JinaBertForMaskedLM(base.config)
+    model.bert.load_state_dict(base.state_dict())
+    return model
 
 def mlm_tasks(run:Run)->list[Task]: # a language each, 1:1, and translations side by side
     "Packed token rows of the run's documents (paper section 3.1)"
-    r,T,folder = run.recipe,run.recipe.pretrain.max_tokens,run.folder/'tokens'; folder.mkdir(exist_ok=True); out = []
+    r,T,folder = run.recipe,run.recipe.pretrain.max_tokens,run.folder/'tokens'
+    folder.mkdir(exist_ok=True)
+    out = []
     share = dict(zip(r.langs, (1., r.text.ratio)))
     def packed(name, texts, **kw): # by the first process, for all
         path = folder/f'{name}.tokens'
         if main_process(): pack(texts, run.tokenizer, path, T, **kw)
-        wait(); return Packed(path, T)
+        wait()
+        return Packed(path, T)
     for lang in r.langs:
         cap = r.text.mlm_chars*(r.text.ratio if lang == r.langs[1] else 1)
         out.append(Task(f'mlm/{lang}', 'mlm', packed(lang, run.corpus.texts(lang, cap)), (1-r.text.parallel)*share[lang]/sum(share.values())))
@@ -140,10 +159,12 @@ def untrained(run:Run)->Path: # a model folder
     "The baseline: the model before any training"
     folder = run.folder/'untrained'
     if run.done('untrained') is None and main_process(): _save(run, 'untrained', new_model(run), {})
-    wait(); return folder
+    wait()
+    return folder
 
 def _save(run, stage, model, what):
-    folder = run.folder/stage; folder.mkdir(parents=True, exist_ok=True)
+    folder = run.folder/stage
+    folder.mkdir(parents=True, exist_ok=True)
     with room_on(folder, 'the stage goes on from its last checkpoint'): _write(run, stage, model, what, folder)
 
 def _write(run, stage, model, what, folder):
@@ -153,14 +174,21 @@ def _write(run, stage, model, what, folder):
     (folder/'state.safetensors').unlink(missing_ok=True)
 
 def _stage(run, name, tasks, depth='all', head=False):
-    s = getattr(run.recipe, name); folder = run.folder/name
-    if not s.steps: print(f"{name}: the recipe has no steps for it"); return run.last(name)
-    if (d := run.done(name)) is not None: print(f"{name}: done before, {d['steps']} steps"); return folder
-    untrained(run); model = load_model(run.last(name))
+    s = getattr(run.recipe, name)
+    folder = run.folder/name
+    if not s.steps:
+        print(f"{name}: the recipe has no steps for it")
+        return run.last(name)
+    if (d := run.done(name)) is not None:
+        print(f"{name}: done before, {d['steps']} steps")
+        return folder
+    untrained(run)
+    model = load_model(run.last(name))
     if head: model = with_head(model, run.recipe.seed)
     what = train(model, [*tasks(), *run.extra], run.tokenizer, s, folder, name, run.recipe.seed, run.mark(name), depth)
     if main_process(): _save(run, name, model, what)
-    wait(); return folder
+    wait()
+    return folder
 
 def align(run:Run)->Path: # the stage's model folder, here and below
     "Stage 0: token embeddings alone, InfoNCE on pairs (ours; 0 steps at the paper's scale)"
@@ -179,5 +207,7 @@ def tune_multitask(run:Run)->Path:
     folder = _stage(run, 'multitask', lambda: run.corpus.tasks(run.recipe.text.alpha, run.recipe.text.cross))
     if main_process():
         for p in folder.iterdir():
-            if p.name not in ('log.csv','stage.json','tensorboard','state.safetensors'): (shutil.copytree(p, run.folder/p.name, dirs_exist_ok=True) if p.is_dir() else shutil.copy(p, run.folder/p.name))
-    wait(); return folder
+            if p.name not in ('log.csv','stage.json','tensorboard','state.safetensors'):
+                (shutil.copytree(p, run.folder/p.name, dirs_exist_ok=True) if p.is_dir() else shutil.copy(p, run.folder/p.name))
+    wait()
+    return folder

@@ -52,13 +52,20 @@ def story_recipe(
     "The recipe of the notebook's parameters"
     over = (dict(text__source=source) if source else {}) | (dict(align__steps=0, pretrain__steps=0) if start else {})
     for part in filter(None, (c.strip() for c in changes.split(','))):
-        key,eq,value = part.partition('='); key = key.strip()
-        if not eq or '.' not in key: raise ValueError(f"change {part!r:.100} is not of the form part.field=value, such as pairs.steps=200")     # scale, langs and seed are parameters of their own
+        key,eq,value = part.partition('=')
+        key = key.strip()
+        if not eq or '.' not in key:
+            # scale, langs and seed are parameters of their own
+            raise ValueError(f"change {part!r:.100} is not of the form part.field=value, such as pairs.steps=200")
         try: over[key.replace('.','__')] = ast.literal_eval(value.strip())
-        except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError): over[key.replace('.','__')] = value.strip()     # the parser says MemoryError where brackets or signs nest too deep
+        except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
+            # the parser says MemoryError where brackets or signs nest too deep
+            over[key.replace('.','__')] = value.strip()
     try: seed = int(seed)
-    except (TypeError, ValueError, OverflowError): raise ValueError(f"seed {seed!r:.40} is not a whole number") from None
-    r = recipe(scale, langs, seed, **over); return shaped_as(r, start) if start else r
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(f"seed {seed!r:.40} is not a whole number") from None
+    r = recipe(scale, langs, seed, **over)
+    return shaped_as(r, start) if start else r
 
 def start_folder(start:str)->Path|None: # "" is none: fresh weights
     "The folder of the model to train further, out of its name or path"
@@ -67,11 +74,13 @@ def start_folder(start:str)->Path|None: # "" is none: fresh weights
 def folders(evals:str)->list[Path]: # each must exist
     "Folders out of a comma-separated parameter"
     out = [Path(e.strip()).expanduser() for e in evals.split(',') if e.strip()]
-    if gone := [str(p) for p in out if not p.is_dir()]: raise ValueError(f"evals: no folder {', '.join(gone)} seen from {Path.cwd()}; give folders in the layout of data/README.md")
+    if gone := [str(p) for p in out if not p.is_dir()]:
+        raise ValueError(f"evals: no folder {', '.join(gone)} seen from {Path.cwd()}; give folders in the layout of data/README.md")
     return out
 
 # %% ../nbs/14d_story.ipynb #73991786
-def _grid(df, **formats): return df.style.hide(axis='index').format(formats, thousands=',', precision=2, na_rep='') if len(df) else df
+def _grid(df, **formats):
+    return df.style.hide(axis='index').format(formats, thousands=',', precision=2, na_rep='') if len(df) else df
 
 def show_recipe(r:Recipe)->pd.DataFrame: # a row a part
     "Every number of the recipe on one screen"
@@ -86,56 +95,85 @@ def show_corpus(
 )->pd.DataFrame: # a row a data set and language: rows in, repaired, removed by each step, left
     "Where the text came from, what cleaning removed with examples, and how much of each kind there is"
     from IPython.display import display
-    d = pd.DataFrame(c.describe()); total = d.groupby(['kind','lang'])[['rows','chars']].sum().reset_index()
+    d = pd.DataFrame(c.describe())
+    total = d.groupby(['kind','lang'])[['rows','chars']].sum().reset_index()
     fig,axs = plt.subplots(1, 2, figsize=(9, 3))
     for ax,what,name in ((axs[0],'rows','rows'), (axs[1],'chars','characters')):
-        t = total.pivot_table(index='kind', columns='lang', values=what, fill_value=0); t.plot.barh(ax=ax, legend=ax is axs[1], width=.8)
+        t = total.pivot_table(index='kind', columns='lang', values=what, fill_value=0)
+        t.plot.barh(ax=ax, legend=ax is axs[1], width=.8)
         ax.set(xscale='log', xlabel=f'{name} (log scale)', ylabel='')
     axs[1].legend(title='language', fontsize=7, title_fontsize=7)
-    big = total.sort_values('chars').iloc[-1]; fig.suptitle(f"{int(d['rows'].sum()):,} rows, {d.chars.sum()/1e6:.1f} M characters; most are {big.kind}s in {big.lang}")
-    save_figure(fig, 'corpus', d.to_dict('records'), figures or c.folder/'figures'); plt.close(fig); display(fig)
-    if c.skips: print(f"{sum(s['rows'] for s in c.skips)} rows were left out while reading:"); display(_grid(pd.DataFrame(c.skips).head(12)))
+    big = total.sort_values('chars').iloc[-1]
+    fig.suptitle(f"{int(d['rows'].sum()):,} rows, {d.chars.sum()/1e6:.1f} M characters; most are {big.kind}s in {big.lang}")
+    save_figure(fig, 'corpus', d.to_dict('records'), figures or c.folder/'figures')
+    plt.close(fig)
+    display(fig)
+    if c.skips:
+        print(f"{sum(s['rows'] for s in c.skips)} rows were left out while reading:")
+        display(_grid(pd.DataFrame(c.skips).head(12)))
     if c.examples: display(_grid(pd.DataFrame(c.examples).groupby('step').head(1)))
-    rep = pd.DataFrame(c.report); names = ['kind','source','lang','in','left']; steps = [k for k in rep if k not in names and rep[k].any()]
+    rep = pd.DataFrame(c.report)
+    names = ['kind','source','lang','in','left']
+    steps = [k for k in rep if k not in names and rep[k].any()]
     quiet = rep[steps].sum(axis=1) == 0                                        # sets that lost nothing: one line a kind
     rest = rep[quiet].groupby('kind', sort=False).agg({'source': lambda s: f"{len(s)} sets, nothing removed", 'lang': lambda l: '', 'in':'sum', 'left':'sum'}).reset_index()
     return _grid(pd.concat([rep.loc[~quiet, names+steps], rest]).fillna({k: 0 for k in steps}), **{k: '{:,.0f}' for k in ('in','left',*steps)})
 
 def show_fertility(run:Run)->pd.DataFrame: # tokens per word
     "Tokens per word of the pair's own vocabulary, and of one of the same size that has to serve a third language too"
-    r = run.recipe; sample = SampleSource(); third = next(l for l in ('es','de','fr') if l not in r.langs)
-    langs = (*r.langs, third); rows = [x['text'] for f in ('passages','long') for x in sample.rows(f, 'train', langs)]; test = [x['text'] for x in sample.rows('passages', 'test', langs)]
-    size = min(r.tokenizer.vocab_size, 3000); text = lambda ls: [(x[l], l) for l in ls for x in rows]
+    r = run.recipe
+    sample = SampleSource()
+    third = next(l for l in ('es','de','fr') if l not in r.langs)
+    langs = (*r.langs, third)
+    rows = [x['text'] for f in ('passages','long') for x in sample.rows(f, 'train', langs)]
+    test = [x['text'] for x in sample.rows('passages', 'test', langs)]
+    size = min(r.tokenizer.vocab_size, 3000)
+    text = lambda ls: [(x[l], l) for l in ls for x in rows]
     share = sum(len(x[langs[0]]) for x in rows)
     toks = {f"{'-'.join(r.langs)}, this run ({len(run.tokenizer):,})": run.tokenizer,
             f"{'-'.join(r.langs)} ({size:,})": train_tokenizer(text(r.langs), size, r.langs, shrink=True),
             f"{'-'.join(langs)} ({size:,})": train_tokenizer(text(langs), size, langs, chars=share*2//len(langs), shrink=True)}
     out = fertility(toks, {l: [x[l] for x in test] for l in r.langs})
     d = pd.DataFrame(out).pivot(index='tokenizer', columns='lang', values='fertility').loc[list(toks)]
-    fig,ax = plt.subplots(figsize=(6,2.6)); d.T.plot.bar(ax=ax, rot=0, width=.75); ax.set(ylabel='tokens per word', xlabel='', title=f"A third language in the same vocabulary costs {100*(d.iloc[2]/d.iloc[1]-1).mean():.0f} % more tokens"); ax.legend(fontsize=7, loc='upper left', bbox_to_anchor=(1, 1))
-    save_figure(fig, 'fertility', out, run.folder/'figures'); plt.show(); return d.round(2)
+    fig,ax = plt.subplots(figsize=(6,2.6))
+    d.T.plot.bar(ax=ax, rot=0, width=.75)
+    ax.set(ylabel='tokens per word', xlabel='', title=f"A third language in the same vocabulary costs {100*(d.iloc[2]/d.iloc[1]-1).mean():.0f} % more tokens")
+    ax.legend(fontsize=7, loc='upper left', bbox_to_anchor=(1, 1))
+    save_figure(fig, 'fertility', out, run.folder/'figures')
+    plt.show()
+    return d.round(2)
 
 # %% ../nbs/14d_story.ipynb #3bf15d3a
-_NAMES = dict(mlm='cross-entropy (nats)', pairs='InfoNCE (nats)', triplets='InfoNCE (nats)', scored='minus correlation', labelled='InfoNCE (nats)', taught='distance to the teacher')   # triplets: hard negatives among the candidates
+# triplets: hard negatives among the candidates
+_NAMES = dict(mlm='cross-entropy (nats)', pairs='InfoNCE (nats)', triplets='InfoNCE (nats)', scored='minus correlation', labelled='InfoNCE (nats)', taught='distance to the teacher')
 
 def show_training(run:Run, stages:tuple[str,...])->pd.DataFrame: # a row a stage and kind
     "Losses by kind, each on its own axis, and what the stages took"
     logs = [(s, pd.DataFrame(read_log(run.folder/s))) for s in stages if (run.folder/s/'log.csv').exists()]
     panels = [(s,k,g) for s,l in logs for k,g in l.groupby('kind', sort=False)]
-    if not panels: print(f"no stage of {', '.join(stages)} was trained"); return
-    fig,axs = plt.subplots(1, len(panels), figsize=(3.1*len(panels), 2.7), squeeze=False); rows = []
+    if not panels:
+        print(f"no stage of {', '.join(stages)} was trained")
+        return
+    fig,axs = plt.subplots(1, len(panels), figsize=(3.1*len(panels), 2.7), squeeze=False)
+    rows = []
     for ax,(s,k,g) in zip(axs[0], panels):
-        ax.plot(g.step, g.loss, lw=.5, alpha=.5); m = g.loss.rolling(max(2, len(g)//12), min_periods=1).mean(); ax.plot(g.step, m)
+        ax.plot(g.step, g.loss, lw=.5, alpha=.5)
+        m = g.loss.rolling(max(2, len(g)//12), min_periods=1).mean()
+        ax.plot(g.step, m)
         ax.set(title=f'{s}: {k}', xlabel='step', ylabel=_NAMES[k])
         rows.append(dict(stage=s, kind=k, batches=len(g), first=m.iloc[min(4, len(g)-1)], last=m.iloc[-1], tokens=int(g.tokens.sum()), tokens_per_s=g.tokens.sum()/g.seconds.sum(), minutes=g.seconds.sum()/60))
-    save_figure(fig, 'training-'+'-'.join(stages), pd.concat([l.assign(stage=s) for s,l in logs]).to_dict('records'), run.folder/'figures'); plt.show()
+    save_figure(fig, 'training-'+'-'.join(stages), pd.concat([l.assign(stage=s) for s,l in logs]).to_dict('records'), run.folder/'figures')
+    plt.show()
     return _grid(pd.DataFrame(rows), tokens_per_s='{:,.0f}', minutes='{:.1f}')
 
 def show_backbone(run:Run, lengths=(512,1024,2048,4096,8192), n_docs:int=3)->pd.DataFrame:
     "Perplexity of hidden tokens as the text around them grows, and linear probes of the vectors before any contrastive stage"
-    if not run.recipe.pretrain.steps: print("no masked language modelling in this run, so nothing to show of it"); return
+    if not run.recipe.pretrain.steps:
+        print("no masked language modelling in this run, so nothing to show of it")
+        return
     tok,curves = run.tokenizer,{}
-    model = load_model(run.folder/'pretrain', head=True); widest = lengths[-1]
+    model = load_model(run.folder/'pretrain', head=True)
+    widest = lengths[-1]
     docs = defaultdict(list)
     for p in sorted((run.corpus.folder/'long').glob('*.jsonl')):
         ids = [i for row in read_rows(p) for i in tok.backend_tokenizer.encode(row['text'], add_special_tokens=False).ids]
@@ -143,7 +181,9 @@ def show_backbone(run:Run, lengths=(512,1024,2048,4096,8192), n_docs:int=3)->pd.
     docs = {l:d for l,d in docs.items() if d}
     if docs:
         curve = length_curve(masked_loss(model), docs, tok.mask_token_id, lengths, tok.bos_token_id, tok.eos_token_id, n_docs=n_docs)
-        fig,rows = plot_lengths(curve, trained=run.recipe.pretrain.max_tokens); save_figure(fig, 'extrapolation', rows, run.folder/'figures'); plt.show()
+        fig,rows = plot_lengths(curve, trained=run.recipe.pretrain.max_tokens)
+        save_figure(fig, 'extrapolation', rows, run.folder/'figures')
+        plt.show()
     else: print(f"the text kept apart has no document of {widest} tokens, so no extrapolation curve")
     sets = [s for s in read_tests(run.corpus.held_out, run.recipe.langs) if s.kind == 'Classification']
     if not sets: return
@@ -160,18 +200,26 @@ class Judge:
         quick:bool|None=None, # of `evals` only STS, retrieval and bitext of at most 2000 items; None: at the scales sample and cpu
     ):
         quick = run.recipe.scale in ('sample','cpu') if quick is None else quick
-        self.run,self.others,self.out,self.seen = run,[],run.folder/'judged',{}   # seen: folder of a stage's model -> the stage's name
-        names = [run.corpus.held_out]; self.sets = read_tests(names, run.recipe.langs)
+        # seen: folder of a stage's model -> the stage's name
+        self.run,self.others,self.out,self.seen = run,[],run.folder/'judged',{}
+        names = [run.corpus.held_out]
+        self.sets = read_tests(names, run.recipe.langs)
         self.tasks = local_tasks(names, run.recipe.langs) + (local_tasks(list(evals), run.recipe.langs, quick=quick) if evals else [])
         if evals: self.sets += read_tests(list(evals), run.recipe.langs, quick=quick)
     def _add(self, encoder, name, tasks=None):
         t = time.perf_counter()
-        with room_on(self.run.folder): s = evaluate(encoder, tasks or self.tasks, name, self.run.recipe.seed, self.out); write_scores(self.run.folder/'scores.csv', s)
-        print(f"{name}: {len({x.task for x in s})} scores in {time.perf_counter()-t:.0f} s"); return s
+        with room_on(self.run.folder):
+            s = evaluate(encoder, tasks or self.tasks, name, self.run.recipe.seed, self.out)
+            write_scores(self.run.folder/'scores.csv', s)
+        print(f"{name}: {len({x.task for x in s})} scores in {time.perf_counter()-t:.0f} s")
+        return s
     def stage(self, name:str, folder:Path):
         "Judge a stage's model; one that is judged under another name already (a stage without steps) is not judged twice"
-        if folder in self.seen: print(f"{name}: no steps, so its scores are those of {self.seen[folder]}"); return
-        self.seen[folder] = name; self._add(load(folder), name)
+        if folder in self.seen:
+            print(f"{name}: no steps, so its scores are those of {self.seen[folder]}")
+            return
+        self.seen[folder] = name
+        self._add(load(folder), name)
     @property
     def stages(self)->list[str]:
         "Names of the stages judged so far, in order"
@@ -182,7 +230,9 @@ class Judge:
         self._add(TfidfEncoder(t for s in self.sets for t,_ in s.texts()), 'tfidf')
         retrieval = [t for t in self.tasks if t.metadata.type == 'Retrieval']
         if retrieval: self._add(BM25(), 'bm25', retrieval)
-        for p in peers() if with_peers else (): self.others.append(p.name); self._add(p, p.name)
+        for p in peers() if with_peers else ():
+            self.others.append(p.name)
+            self._add(p, p.name)
     def scores(self)->list: # rows of this run's scores.csv that belong to what was judged here
         "All scores"
         return [s for s in read_scores(self.run.folder/'scores.csv') if s.run in (*self.others, *self.stages)]
@@ -195,26 +245,40 @@ class Judge:
         return d.reset_index().rename_axis(columns=None).style.hide(axis='index').format({r:'{:.1f}' for r in d.columns}, na_rep='').highlight_max(axis=1, subset=list(d.columns), props='font-weight:bold')
     def figure(self):
         "Scores by stage against the baselines"
-        fig,rows = plot_scores(self.scores(), self.stages, self.others); save_figure(fig, 'scores', rows, self.run.folder/'figures'); plt.show()
+        fig,rows = plot_scores(self.scores(), self.stages, self.others)
+        save_figure(fig, 'scores', rows, self.run.folder/'figures')
+        plt.show()
     def verdict(self):
         "In words, per task: better or not than the stage before, the untrained model and the baselines"
         v = verdict(load_items(self.out, [*self.others, *self.stages]), self.stages, self.others)
-        (self.run.folder/'verdict.txt').write_text(str(v), encoding='utf-8'); v.table.to_csv(self.run.folder/'verdict.csv', index=False); return v
+        (self.run.folder/'verdict.txt').write_text(str(v), encoding='utf-8')
+        v.table.to_csv(self.run.folder/'verdict.csv', index=False)
+        return v
 
 def show_map(run:Run, n:int=40)->None:
     "Sentences of both languages in one plane, each joined to its translation"
     from sklearn.manifold import TSNE
     s = next((s for s in read_tests(run.corpus.held_out, run.recipe.langs) if s.kind == 'BitextMining'), None)
-    if s is None: print("no translations were kept apart, so there is no map"); return
-    lang = next(iter(s.data)); a,b = ([x[k] for x in s.data[lang]['test'][:n]] for k in ('sentence1','sentence2'))
-    fig,axs = plt.subplots(1, 2, figsize=(9,4)); rows = []
+    if s is None:
+        print("no translations were kept apart, so there is no map")
+        return
+    lang = next(iter(s.data))
+    a,b = ([x[k] for x in s.data[lang]['test'][:n]] for k in ('sentence1','sentence2'))
+    fig,axs = plt.subplots(1, 2, figsize=(9,4))
+    rows = []
     for ax,(name,folder) in zip(axs, (('as it began' if run.start else 'untrained', run.folder/'untrained'), ('trained', run.folder))):
-        e = load(folder).encode(a+b); m = len(a)
-        near = (e[:m]@e[m:].T).argmax(1) == np.arange(m); x = TSNE(metric='cosine', perplexity=min(15, m-1), init='pca', random_state=run.recipe.seed).fit_transform(e)
+        e = load(folder).encode(a+b)
+        m = len(a)
+        near = (e[:m]@e[m:].T).argmax(1) == np.arange(m)
+        x = TSNE(metric='cosine', perplexity=min(15, m-1), init='pca', random_state=run.recipe.seed).fit_transform(e)
         for i in range(m): ax.plot(x[[i,m+i],0], x[[i,m+i],1], color='grey', lw=.6, zorder=0)
         for k,l in enumerate(lang.split('-')): ax.scatter(x[k*m:(k+1)*m,0], x[k*m:(k+1)*m,1], s=14, label=LANGUAGES[l])
-        ax.set(title=f'{name}: {near.mean():.0%} nearest to their translation', xticks=[], yticks=[], xlabel='t-SNE plane, no unit'); rows += [dict(model=name, sentence=i % m, lang=lang.split('-')[i//m], x=float(p), y=float(q)) for i,(p,q) in enumerate(x)]
-    axs[0].legend(fontsize=8); fig.suptitle(f'{m} sentences and their translations'); save_figure(fig, 'map', rows, run.folder/'figures'); plt.show()
+        ax.set(title=f'{name}: {near.mean():.0%} nearest to their translation', xticks=[], yticks=[], xlabel='t-SNE plane, no unit')
+        rows += [dict(model=name, sentence=i % m, lang=lang.split('-')[i//m], x=float(p), y=float(q)) for i,(p,q) in enumerate(x)]
+    axs[0].legend(fontsize=8)
+    fig.suptitle(f'{m} sentences and their translations')
+    save_figure(fig, 'map', rows, run.folder/'figures')
+    plt.show()
 
 # %% ../nbs/14d_story.ipynb #e0613323
 def keep_report(run:Run)->str: # what was done
@@ -225,5 +289,6 @@ def keep_report(run:Run)->str: # what was done
         except psutil.Error: continue
         books = [a for a in args if a.endswith('.ipynb')]
         if any('papermill' in Path(a).name for a in args) and len(books) > 1 and (cwd/books[1]).is_file():
-            shutil.copy(cwd/books[1], run.folder/'report.ipynb'); return f"this notebook is kept in {run.folder.name}/report.ipynb"
+            shutil.copy(cwd/books[1], run.folder/'report.ipynb')
+            return f"this notebook is kept in {run.folder.name}/report.ipynb"
     return f"not run by papermill with a file to write to; save this notebook in {run.folder.name}/ to keep it with its model"

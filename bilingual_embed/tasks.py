@@ -42,7 +42,8 @@ def pick_source(
     if name == 'auto':
         tried = []
         for n in ('debian','hub','sample'):
-            s = make[n](); ok,why = s.reachable(langs) if n == 'debian' else s.reachable()
+            s = make[n]()
+            ok,why = s.reachable(langs) if n == 'debian' else s.reachable()
             if ok: return s, f"auto took {n}: {why}" + ''.join(f"; not {t}" for t in tried)
             tried.append(f"{n} ({why})")
         raise RuntimeError(f"no source of text is reachable: {'; '.join(tried)}")
@@ -60,7 +61,9 @@ def _schema(kind):
     t = dict(negatives=pa.list_(pa.large_string()), score=pa.float64())
     return pa.schema([(f, t.get(f, pa.large_string())) for f in _TEXT[kind]] + [('lang', pa.string()), ('source', pa.string()), ('hash', pa.uint64())])
 
-_FULL = 1<<30 # bytes; a smaller table is looked through when it is opened, about a second a GB: Arrow believes what a damaged file says, and would read beyond it
+# bytes; a smaller table is looked through when it is opened, about a second a GB: Arrow believes what a damaged
+# file says, and would read beyond it
+_FULL = 1<<30
 
 class Table(Sequence):
     "Records in a memory-mapped Arrow file"
@@ -72,9 +75,11 @@ class Table(Sequence):
         try:
             if not self.path.is_file() or self.kind not in RECORDS: raise OSError("no plain file, or of no known kind")
             self.table = ipc.open_file(pa.memory_map(str(path), 'r')).read_all()
-            if self.table.schema != _schema(self.kind): raise OSError(f"it has the columns {', '.join(self.table.schema.names):.100}")
+            if self.table.schema != _schema(self.kind):
+                raise OSError(f"it has the columns {', '.join(self.table.schema.names):.100}")
             self.table.validate(full=self.path.stat().st_size < _FULL)
-        except (pa.ArrowException, OSError, ValueError) as e: raise ValueError(f"{path} is not a whole Arrow table ({str(e)[:200]}); delete its folder and run again") from None
+        except (pa.ArrowException, OSError, ValueError) as e:
+            raise ValueError(f"{path} is not a whole Arrow table ({str(e)[:200]}); delete its folder and run again") from None
         self.rows = rows
     @property
     def source(self)->str: # the data set, as in the file's name
@@ -87,8 +92,10 @@ class Table(Sequence):
         rows:np.ndarray, # (n,) int
     )->list[Record]:
         "Several records at once"
-        rows = np.asarray(rows); rows = rows if self.rows is None else self.rows[rows]
-        cls = RECORDS[self.kind]; cols = self.table.take(pa.array(rows)).drop_columns(['hash']).to_pydict()
+        rows = np.asarray(rows)
+        rows = rows if self.rows is None else self.rows[rows]
+        cls = RECORDS[self.kind]
+        cols = self.table.take(pa.array(rows)).drop_columns(['hash']).to_pydict()
         if 'negatives' in cols: cols['negatives'] = [tuple(n) for n in cols['negatives']]
         return [cls(*v) for v in zip(*(cols[f.name] for f in fields(cls)))]
     def __getitem__(self, i): return self.take([i])[0]
@@ -105,15 +112,19 @@ def answered_by_passages(t:Table)->bool:
 
 class Writer:
     "Records to Arrow files, one a data set and language, in blocks"
-    def __init__(self, folder:Path, block:int=2000): self.folder,self.block,self.open,self.wait = Path(folder),block,{},defaultdict(list)
+    def __init__(self, folder:Path, block:int=2000):
+        self.folder,self.block,self.open,self.wait = Path(folder),block,{},defaultdict(list)
     def path(self, kind, source, lang): return self.folder/f"{kind}~{source.replace('/','-')}.{lang}.arrow"
     def add(self, rec:Record, hash:int):
-        kind = _KIND_OF[type(rec)]; key = kind,rec.source,rec.lang
+        kind = _KIND_OF[type(rec)]
+        key = kind,rec.source,rec.lang
         self.wait[key].append((*(list(v) if isinstance(v := getattr(rec,f), tuple) else v for f in _TEXT[kind]), rec.lang, rec.source, hash))
         if len(self.wait[key]) >= self.block: self._flush(key)
     def _flush(self, key):
         rows,schema = self.wait.pop(key),_schema(key[0])
-        if key not in self.open: self.folder.mkdir(parents=True, exist_ok=True); self.open[key] = ipc.new_file(str(self.path(*key)), schema)
+        if key not in self.open:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self.open[key] = ipc.new_file(str(self.path(*key)), schema)
         self.open[key].write_batch(pa.record_batch([pa.array(c, t.type) for c,t in zip(zip(*rows), schema)], schema=schema))
     def close(self):
         for k in list(self.wait): self._flush(k)
@@ -135,8 +146,11 @@ class Thin:
     )->bool:           # still in; it may fall out later, when the bar sinks below its hash
         self.seen += 1
         if h >= self.bar: return False
-        heapq.heappush(self.heap, (-h, size)); self.total += size
-        while self.total > self.cap: self.bar,gone = (lambda x: (-x[0], x[1]))(heapq.heappop(self.heap)); self.total -= gone
+        heapq.heappush(self.heap, (-h, size))
+        self.total += size
+        while self.total > self.cap:
+            self.bar,gone = (lambda x: (-x[0], x[1]))(heapq.heappop(self.heap))
+            self.total -= gone
         return h < self.bar
 
 # %% ../nbs/03d_tasks.ipynb #ea44b734
@@ -150,14 +164,18 @@ def mine_negatives(
     "Triplets out of pairs by BM25"
     import bm25s
     if len(pairs) < 3: return
-    targets = list(dict.fromkeys(p.target for p in pairs)); number = {t:i for i,t in enumerate(targets)}
+    targets = list(dict.fromkeys(p.target for p in pairs))
+    number = {t:i for i,t in enumerate(targets)}
     tok = bm25s.tokenization.Tokenizer(splitter=r"(?u)\b\w\w+\b", stopwords=None)
-    index = bm25s.BM25(); index.index(tok.tokenize(targets, show_progress=False), show_progress=False)
+    index = bm25s.BM25()
+    index.index(tok.tokenize(targets, show_progress=False), show_progress=False)
     for start in range(0, len(pairs), batch):
         block = pairs[start:start+batch] if isinstance(pairs, list) else [pairs[i] for i in range(start, min(start+batch, len(pairs)))]
         ids,scores = index.retrieve(tok.tokenize([p.query for p in block], update_vocab=False, show_progress=False), k=min(top, len(targets)), show_progress=False)
         for p,row,s in zip(block, ids, scores):
-            right = number[p.target]; own = s[row == right]; bar = below*own[0] if len(own) else s[-1]+1e-6 if s[0] > 0 else 0.
+            right = number[p.target]
+            own = s[row == right]
+            bar = below*own[0] if len(own) else s[-1]+1e-6 if s[0] > 0 else 0.
             neg = [targets[i] for i,v in zip(row, s) if i != right and 0 < v < bar and targets[i] != p.query][:n]
             if neg and len(own): yield Triplet(p.query, p.target, tuple(neg), p.lang, p.source+'-bm25')
 
@@ -172,7 +190,8 @@ def cloze(
     s = [x for l in text.split('\n') for x in sentences(l)] if text.count('\n') < 200 else []
     able = [i for i,x in enumerate(s) if 4 <= len(x.split()) and len(x) <= 300]
     if len(s) < 3 or not able: return
-    i = able[h//10 % len(able)]; a,b = max(0, i-around),i+around+1
+    i = able[h//10 % len(able)]
+    a,b = max(0, i-around),i+around+1
     passage = ' '.join(x for j,x in enumerate(s[a:b], a) if j != i or h % 10 == 0)
     return Pair(s[i], passage, lang, 'cloze') if passage.strip() and passage != s[i] else None
 
@@ -180,7 +199,8 @@ def cloze(
 def _corpus_json(folder):
     d = read_json(Path(folder)/'corpus.json', todo='delete its folder and run again', most=1<<27)
     want = dict(source=str, why=str, provenance=list, report=list, examples=list, skips=list, seconds=(int,float), digest=str)
-    if wrong := [k for k,kind in want.items() if not isinstance(d.get(k), kind)]: raise ValueError(f"{folder}/corpus.json has no {', '.join(wrong)} as it was written; delete its folder and run again")
+    if wrong := [k for k,kind in want.items() if not isinstance(d.get(k), kind)]:
+        raise ValueError(f"{folder}/corpus.json has no {', '.join(wrong)} as it was written; delete its folder and run again")
     return d
 
 @dataclass
@@ -210,12 +230,14 @@ class Corpus:
     )->Iterator[str]:
         "Documents of a language, or the sides of its pairs"
         for t,budget in self._pieces(kinds, lambda codes: lang in codes, chars):
-            n = 0; codes = (t.lang.split('-')*2)[:2]
+            n = 0
+            codes = (t.lang.split('-')*2)[:2]
             names = ['text'] if t.kind == 'document' else [f for f,c in zip(('query','target'), codes) if c == lang]
             for b in t.table.to_batches(max_chunksize=1000):
                 for row in zip(*(b[f].to_pylist() for f in names)):
                     if n >= budget: break
-                    yield from row; n += sum(map(len, row))
+                    yield from row
+                    n += sum(map(len, row))
     def parallel(self, chars:float=float('inf'))->Iterator[str]: # a text and its translation, one after the other, order by turns
         "Translations side by side, for MLM that may look across (the translation language modelling of XLM)"
         for t,budget in self._pieces(('pair',), lambda codes: len(codes) == 2, chars):
@@ -223,19 +245,26 @@ class Corpus:
             for b in t.table.to_batches(max_chunksize=1000):
                 for i,(q,p) in enumerate(zip(b['query'].to_pylist(), b['target'].to_pylist())):
                     if n >= budget: break
-                    yield f'{q} {p}' if i % 2 else f'{p} {q}'; n += len(q) + len(p)
+                    yield f'{q} {p}' if i % 2 else f'{p} {q}'
+                    n += len(q) + len(p)
     def tasks(self,
         alpha:float=.7,        # a task with n rows weighs n**alpha
         cross:float|None=None, # share of the pair tasks' weight that cross-lingual ones get together; None: as it comes
     )->list[Task]:             # one a table; mlm needs a tokenizer and is made in the stages room
         "Pairs, triplets, scored and labelled tasks"
         kinds = dict(pair='pairs', triplet='triplets', scored='scored', labelled='labelled')
-        name = lambda t: f"{kinds[t.kind]}/{t.source}/{t.lang}".replace('.','/'); weight = {t.path: len(t)**alpha for t in self.tables}
-        pairs = [t for t in self.tables if t.kind == 'pair']; both = [t for t in pairs if '-' in t.lang]; one = [t for t in pairs if t not in both]
+        name = lambda t: f"{kinds[t.kind]}/{t.source}/{t.lang}".replace('.','/')
+        weight = {t.path: len(t)**alpha for t in self.tables}
+        pairs = [t for t in self.tables if t.kind == 'pair']
+        both = [t for t in pairs if '-' in t.lang]
+        one = [t for t in pairs if t not in both]
         if cross is not None and both and one:
             for group,share in ((both, cross), (one, 1-cross)):
-                if not share: weight |= {t.path: 0. for t in group}; continue
-                total = sum(weight[t.path] for t in group); weight |= {t.path: weight[t.path]*share/total for t in group}
+                if not share:
+                    weight |= {t.path: 0. for t in group}
+                    continue
+                total = sum(weight[t.path] for t in group)
+                weight |= {t.path: weight[t.path]*share/total for t in group}
         return [Task(name(t), kinds[t.kind], t, weight[t.path]) for t in self.tables if t.kind in kinds and weight[t.path] > 0]
     def describe(self)->list[dict]: # kind, source, lang, rows, characters
         "Rows by kind, set and language"
@@ -245,10 +274,13 @@ class Corpus:
             out.append(dict(kind=t.kind, source=t.source, lang=t.lang, rows=len(t), chars=chars))
         return out
 
-def _write_jsonl(path, rows): path.parent.mkdir(parents=True, exist_ok=True); path.write_text(''.join(json.dumps(r, ensure_ascii=False)+'\n' for r in rows), encoding='utf-8')
+def _write_jsonl(path, rows):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(''.join(json.dumps(r, ensure_ascii=False)+'\n' for r in rows), encoding='utf-8')
 
 def _judged(t, n, seed): # rows of a table to judge by: n, but at most a tenth
-    order = np.argsort((t.table['hash'].to_numpy() ^ np.uint64(seed)) * np.uint64(0x9E3779B97F4A7C15)); return order[:min(n, len(t)//10)]
+    order = np.argsort((t.table['hash'].to_numpy() ^ np.uint64(seed)) * np.uint64(0x9E3779B97F4A7C15))
+    return order[:min(n, len(t)//10)]
 
 def _held_out(tables, folder, r)->list[dict]: # what was written
     "Bitext of translations and retrieval of sections by their titles, in the evaluation layout"
@@ -261,7 +293,9 @@ def _held_out(tables, folder, r)->list[dict]: # what was written
             a,b = (p.target, p.query) if p.lang.startswith(r.langs[0]) else (p.query, p.target)
             rows.append(dict(sentence1=a, sentence2=b, source=p.source))
     rows = [x for i,x in enumerate(rows) if x['sentence1'] not in {y['sentence1'] for y in rows[:i]} and x['sentence2'] not in {y['sentence2'] for y in rows[:i]}]
-    if len(rows) >= 20: _write_jsonl(folder/'held-out-bitext'/f'{r.langs[1]}-{r.langs[0]}.jsonl', rows); out.append(dict(set='held-out-bitext', lang=f'{r.langs[1]}-{r.langs[0]}', rows=len(rows)))
+    if len(rows) >= 20:
+        _write_jsonl(folder/'held-out-bitext'/f'{r.langs[1]}-{r.langs[0]}.jsonl', rows)
+        out.append(dict(set='held-out-bitext', lang=f'{r.langs[1]}-{r.langs[0]}', rows=len(rows)))
     for lang in r.langs:
         found = []
         for t in pairs:
@@ -270,8 +304,10 @@ def _held_out(tables, folder, r)->list[dict]: # what was written
             found += [p for p in t.take(_judged(t, r.text.held_out, r.seed)) if titles[p.query] == targets[p.target] == 1 and len(p.query.split()) > 1]
         found = list({p.query: p for p in {p.target: p for p in found[:r.text.held_out]}.values()}.values())
         if len(found) < 20: continue
-        d = folder/'held-out-sections'; key = lambda p: f"{lang}-{xxhash.xxh3_64_hexdigest(p.target.encode())}"
-        _write_jsonl(d/f'corpus.{lang}.jsonl', (dict(_id=key(p), title='', text=p.target) for p in found)); _write_jsonl(d/f'queries.{lang}.jsonl', (dict(_id='q'+key(p), text=p.query) for p in found))
+        d = folder/'held-out-sections'
+        key = lambda p: f"{lang}-{xxhash.xxh3_64_hexdigest(p.target.encode())}"
+        _write_jsonl(d/f'corpus.{lang}.jsonl', (dict(_id=key(p), title='', text=p.target) for p in found))
+        _write_jsonl(d/f'queries.{lang}.jsonl', (dict(_id='q'+key(p), text=p.query) for p in found))
         with (d/'qrels.tsv').open('a', encoding='utf-8') as f:
             if not f.tell(): f.write('query-id\tcorpus-id\tscore\n')
             f.writelines(f'q{key(p)}\t{key(p)}\t1\n' for p in found)
@@ -285,10 +321,15 @@ def _long_documents(tables, folder, r, chars=150_000, least=20_000)->dict[str,li
         rows,n = [],0
         for t in tables:
             if t.kind != 'document' or t.lang != lang: continue
-            size = pc.utf8_length(t.table['text']).to_numpy(); order = np.argsort(t.table['hash'].to_numpy())
+            size = pc.utf8_length(t.table['text']).to_numpy()
+            order = np.argsort(t.table['hash'].to_numpy())
             for i in [i for i in order if size[i] >= least][:max(1, len(t)//10)]:
-                if n < chars: rows.append(t[int(i)].text); n += size[i]
-        if rows: _write_jsonl(folder/f'{lang}.jsonl', (dict(text=x) for x in rows)); out[lang] = rows
+                if n < chars:
+                    rows.append(t[int(i)].text)
+                    n += size[i]
+        if rows:
+            _write_jsonl(folder/f'{lang}.jsonl', (dict(text=x) for x in rows))
+            out[lang] = rows
     return out
 
 def _lay_down(part, bars, r, hold)->tuple[list[dict],int]: # held-out sets, rows that left because they hold judged text
@@ -305,12 +346,17 @@ def _lay_down(part, bars, r, hold)->tuple[list[dict],int]: # held-out sets, rows
         with ipc.new_file(str(part/'tables'/t.path.name), t.table.schema) as w:
             for b in t.table.to_batches(max_chunksize=1000):
                 if t.kind == 'document' and (held or long):                 # a document loses the paragraphs that are judged, not its life
-                    lines = [x.split('\n') for x in b['text'].to_pylist()]; hits = iter(judge.find_all([l for x in lines for l in x]))
-                    kept = ['\n'.join(l for l in x if not next(hits)) for x in lines]; whole = np.array([len(k) >= 100 for k in kept]); gone += int((~whole).sum())
+                    lines = [x.split('\n') for x in b['text'].to_pylist()]
+                    hits = iter(judge.find_all([l for x in lines for l in x]))
+                    kept = ['\n'.join(l for l in x if not next(hits)) for x in lines]
+                    whole = np.array([len(k) >= 100 for k in kept])
+                    gone += int((~whole).sum())
                     b = b.set_column(0, 'text', pa.array(kept, pa.large_string())).filter(pa.array(whole))
                 elif held or long:
                     texts = [f for f in _TEXT[t.kind] if f not in ('score','label','negatives')]
-                    hit = np.array([judge.find_all(b[f].to_pylist()) for f in texts]).any(0); gone += int(hit.sum()); b = b.filter(pa.array(~hit))
+                    hit = np.array([judge.find_all(b[f].to_pylist()) for f in texts]).any(0)
+                    gone += int(hit.sum())
+                    b = b.filter(pa.array(~hit))
                 w.write_batch(b)
     return held, gone
 
@@ -321,7 +367,9 @@ def _mined(part, r)->Iterator[str]: # a sentence a set
     for t in [Table(p) for p in sorted((part/'tables').glob('pair~*.arrow'))]:
         if t.lang in have or len(t) < 50 or not answered_by_passages(t): continue
         n = 0
-        for x in mine_negatives(t.take(np.arange(min(len(t), 20_000)))): w.add(x, hash_of(x, r.seed)); n += 1
+        for x in mine_negatives(t.take(np.arange(min(len(t), 20_000)))):
+            w.add(x, hash_of(x, r.seed))
+            n += 1
         yield f"mined hard negatives by BM25 for {n} of {len(t)} pairs of {t.source}.{t.lang}"
     w.close()
 
@@ -331,7 +379,9 @@ def _clozed(part, r)->Iterator[str]: # a sentence, if any
     for t in [Table(p) for p in sorted((part/'tables').glob('document~*.arrow'))]:
         for b in t.table.to_batches(max_chunksize=1000):
             for text,h in zip(b['text'].to_pylist(), b['hash'].to_pylist()):
-                if n[t.lang] < r.text.pair_rows and (p := cloze(text, t.lang, h)): w.add(p, hash_of(p, r.seed)); n[t.lang] += 1
+                if n[t.lang] < r.text.pair_rows and (p := cloze(text, t.lang, h)):
+                    w.add(p, hash_of(p, r.seed))
+                    n[t.lang] += 1
     w.close()
     if n: yield "sentences and their surroundings: " + ', '.join(f"{c:,} pairs in {l}" for l,c in n.items())
 
@@ -340,8 +390,10 @@ _MAKERS = ('readers','corpus','debian_docs','debian_words','debian','hub','clean
 def corpus_folder(r:Recipe, name:str, evals:Sequence[Path], cache:Path|None=None)->Path: # where the clean text of a recipe lies
     "data/cache/text-...; the name holds everything that decides what is inside"
     sizes = sorted(f"{Path(p).name}:{sum(f.stat().st_size for f in Path(p).rglob('*') if f.is_file())}" for p in evals)
-    made = xxhash.xxh3_64()                                                        # of the sample, the manifest and the code that reads and cleans: other ones, other text
-    for p in (*sorted(repo_path('data','sample').glob('*.jsonl')), repo_path('data','debian.tsv'), *(Path(import_module(f'bilingual_embed.{m}').__file__) for m in _MAKERS)): made.update(p.read_bytes())
+    # of the sample, the manifest and the code that reads and cleans: other ones, other text
+    made = xxhash.xxh3_64()
+    for p in (*sorted(repo_path('data','sample').glob('*.jsonl')), repo_path('data','debian.tsv'), *(Path(import_module(f'bilingual_embed.{m}').__file__) for m in _MAKERS)):
+        made.update(p.read_bytes())
     key = xxhash.xxh3_64_hexdigest(json.dumps([fingerprint(r,'text'), r.scale, name, sizes, made.hexdigest()]).encode())[:10]
     return Path(cache or repo_path('data','cache'))/f"text-{r.scale}-{'-'.join(r.langs)}-{Path(name).name}-{key}"
 
@@ -353,51 +405,70 @@ def load_corpus(
     log=print,                   # called with a sentence at each stage
 )->Corpus:
     "Read, thin, clean and lay down the text of a recipe; a second call opens what the first one made"
-    t0 = time.perf_counter(); source,why = pick_source(r.text.source, r.scale, r.langs, on_error)
-    evals = [Path(e) for e in evals]; folder = corpus_folder(r, r.text.source if Path(r.text.source).is_dir() else source.name, evals, cache)
+    t0 = time.perf_counter()
+    source,why = pick_source(r.text.source, r.scale, r.langs, on_error)
+    evals = [Path(e) for e in evals]
+    folder = corpus_folder(r, r.text.source if Path(r.text.source).is_dir() else source.name, evals, cache)
     if int(os.environ.get('RANK', '0')):                                            # one of several processes: the first makes it, for all
         while not (folder/'corpus.json').exists(): time.sleep(.2)
         return open_corpus(folder)
     log(why)
-    if (folder/'corpus.json').exists(): log(f"clean text is at hand in {folder.name}"); return open_corpus(folder)
+    if (folder/'corpus.json').exists():
+        log(f"clean text is at hand in {folder.name}")
+        return open_corpus(folder)
     with room_on(folder.parent), _alone(folder, log):
-        if (folder/'corpus.json').exists(): return open_corpus(folder)                  # another process has made it meanwhile
+        if (folder/'corpus.json').exists():
+            return open_corpus(folder)                  # another process has made it meanwhile
         return _make_corpus(r, source, why, evals, folder, log, t0)
 
 @contextmanager
 def _alone(folder, log): # two runs begun side by side want the same text: one makes it, the other waits
-    folder.parent.mkdir(parents=True, exist_ok=True); lock = folder.with_name(folder.name+'.lock')
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = folder.with_name(folder.name+'.lock')
     with lock.open('w') as f:
         try: fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError: log("another process is making this text; waiting for it"); fcntl.flock(f, fcntl.LOCK_EX)
+        except BlockingIOError:
+            log("another process is making this text; waiting for it")
+            fcntl.flock(f, fcntl.LOCK_EX)
         yield
 
 def _make_corpus(r, source, why, evals, folder, log, t0):
-    part = folder.with_name(folder.name+'.part'); shutil.rmtree(part, ignore_errors=True); (part/'tables').mkdir(parents=True)
+    part = folder.with_name(folder.name+'.part')
+    shutil.rmtree(part, ignore_errors=True)
+    (part/'tables').mkdir(parents=True)
     lang2,skips,report = r.langs[1],Skips(),CleanReport()
-    ours = [SampleSource()]*(set(r.langs) <= set(SampleSource.LANGS)); (part/'held_out').mkdir()
-    if ours: write_sample_eval(part/'held_out', r.langs)                           # ours, small: every run is judged on them too
-    else: log(f"the sample that ships is written in {', '.join(SampleSource.LANGS)}, so nothing of it is added; graded pairs and classes, if any, are the source's")
+    ours = [SampleSource()]*(set(r.langs) <= set(SampleSource.LANGS))
+    (part/'held_out').mkdir()
+    if ours:
+        # ours, small: every run is judged on them too
+        write_sample_eval(part/'held_out', r.langs)
+    else:
+        log(f"the sample that ships is written in {', '.join(SampleSource.LANGS)}, so nothing of it is added; graded pairs and classes, if any, are the source's")
     test = Decontaminator(eval_texts(*evals, part/'held_out'))
-    sources = [source] if source.name == 'sample' else [source, *ours]      # few sources have graded pairs, classes and questions: ours are added
+    # few sources have graded pairs, classes and questions: ours are added
+    sources = [source] if source.name == 'sample' else [source, *ours]
     thin = {}
     def stream():
         for s in sources:
             for rec in s.read(r.langs, skips):
-                doc = isinstance(rec, Document); key = (type(rec), rec.lang) if doc else (type(rec), rec.source, rec.lang)
-                if key not in thin: thin[key] = Thin(r.text.mlm_chars*(r.text.ratio if rec.lang == lang2 else 1) if doc else r.text.pair_rows)
+                doc = isinstance(rec, Document)
+                key = (type(rec), rec.lang) if doc else (type(rec), rec.source, rec.lang)
+                if key not in thin:
+                    thin[key] = Thin(r.text.mlm_chars*(r.text.ratio if rec.lang == lang2 else 1) if doc else r.text.pair_rows)
                 h = hash_of(rec, r.seed)
                 if thin[key].keep(h, len(rec.text) if doc else 1): yield rec, h
     w = Writer(part/'all')
     for rec,h in clean(stream(), r.langs, report, dedup=Deduper(), decontaminate=test, tagged=True): w.add(rec, h)
-    w.close(); log(f"read and cleaned in {time.perf_counter()-t0:.0f} s")
+    w.close()
+    log(f"read and cleaned in {time.perf_counter()-t0:.0f} s")
     held,gone = _lay_down(part, {k: t.bar for k,t in thin.items()}, r, hold=source.name != 'sample')
     if gone: log(f"{gone} rows left because they hold text of the sets kept apart for judging")
     for t in (*_clozed(part, r), *_mined(part, r)): log(t)
     shutil.rmtree(part/'all')
     digest = xxhash.xxh3_64_hexdigest(b''.join(xxhash.xxh3_64_digest(p.read_bytes()) + p.name.encode() for p in sorted((part/'tables').glob('*.arrow'))))
     (part/'corpus.json').write_text(json.dumps(dict(source=source.name, why=why, provenance=[d for s in sources for d in s.describe()], report=report.table(('kind','source','lang')).reset_index().to_dict('records'), examples=report.examples_table().to_dict('records'), skips=skips.rows(), held_out=held, seconds=round(time.perf_counter()-t0, 1), digest=digest), ensure_ascii=False, indent=1))
-    os.replace(part, folder); return open_corpus(folder)
+    os.replace(part, folder)
+    return open_corpus(folder)
 
 def open_corpus(folder:str|Path)->Corpus:
     "Clean text that `load_corpus` laid down"

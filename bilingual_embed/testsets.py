@@ -15,7 +15,8 @@ from .readers import FORMATS, name_parts, numbered_rows, RowPolicy
 from .records import LANGUAGES, RecordError, split_langs
 
 # %% ../nbs/02b_testsets.ipynb #3ab339e4
-KINDS_JUDGED = ('STS','Retrieval','BitextMining','Classification','Clustering','PairClassification')  # MTEB's task types that a folder can hold
+# MTEB's task types that a folder can hold
+KINDS_JUDGED = ('STS','Retrieval','BitextMining','Classification','Clustering','PairClassification')
 QUICK = dict(kinds=('STS','Retrieval','BitextMining'), items=2000)  # ours: what two CPU cores judge in seconds
 
 class TestSetError(ValueError):
@@ -40,7 +41,8 @@ class TestSet:
         out = []
         for lang,d in self.data.items():
             a,b = (c := split_langs(lang))[0],c[-1]
-            if self.kind == 'Retrieval': out += [(t,a) for t in d['queries'].values()] + [(t,b) for t in d['corpus'].values()]
+            if self.kind == 'Retrieval':
+                out += [(t,a) for t in d['queries'].values()] + [(t,b) for t in d['corpus'].values()]
             else: out += [(r[k],l) for r in d['test'] for k,l in (('text',a),('sentence1',a),('sentence2',b)) if k in r]
         return list(dict.fromkeys(out))
 
@@ -49,13 +51,16 @@ def _text(path, n, row, *cols):
         if not isinstance(row.get(c), str) or not row[c].strip():
             raise TestSetError(f"{path}:{n}: {c!r} is {row.get(c)!r:.80}, not a text; give every row the texts {', '.join(cols)}")
         try: row[c].isascii() or row[c].encode()
-        except UnicodeEncodeError: raise TestSetError(f"{path}:{n}: {c!r} holds half a surrogate pair: {row[c]!r:.80}; write the file anew as UTF-8") from None
+        except UnicodeEncodeError:
+            raise TestSetError(f"{path}:{n}: {c!r} holds half a surrogate pair: {row[c]!r:.80}; write the file anew as UTF-8") from None
     return {c:row[c] for c in cols}
 
 def _numbered(path):
-    rows = numbered_rows(path, RowPolicy(path)); first = next(rows, None)     # stops at the first row that cannot be read, with its number
+    rows = numbered_rows(path, RowPolicy(path))
+    first = next(rows, None)     # stops at the first row that cannot be read, with its number
     if first is None: raise TestSetError(f"{path}: no rows; fill the file or remove it")
-    return set(first[1]),chain((first,), rows)                                # columns of the first row; all rows, none held that is not wanted
+    # columns of the first row; all rows, none held that is not wanted
+    return set(first[1]),chain((first,), rows)
 
 def _read_pairs(path, cols, rows): # sentence1, sentence2 and maybe a score or a label
     kind = next((k for c,k in dict(score='STS', label='PairClassification').items() if c in cols), 'BitextMining')
@@ -64,14 +69,17 @@ def _read_pairs(path, cols, rows): # sentence1, sentence2 and maybe a score or a
         d = _text(path, n, r, 'sentence1', 'sentence2')
         if kind == 'STS':
             s = r.get('score')
-            if isinstance(s, bool) or not isinstance(s, (int,float)) or not 0 <= s <= 5: raise TestSetError(f"{path}:{n}: score {s!r:.60} is not a number in 0..5; rescale the file")
+            if isinstance(s, bool) or not isinstance(s, (int,float)) or not 0 <= s <= 5:
+                raise TestSetError(f"{path}:{n}: score {s!r:.60} is not a number in 0..5; rescale the file")
             d['score'] = float(s)
         elif kind == 'PairClassification':
-            if r.get('label') not in (0,1): raise TestSetError(f"{path}:{n}: label {r.get('label')!r:.60} of a pair is neither 0 nor 1")
+            if r.get('label') not in (0,1):
+                raise TestSetError(f"{path}:{n}: label {r.get('label')!r:.60} of a pair is neither 0 nor 1")
             d['label'] = int(r['label'])
         out.append(d)
     col = dict(STS='score', PairClassification='label').get(kind)
-    if col and len({d[col] for d in out}) < 2: raise TestSetError(f"{path}: all {len(out)} rows have {col} {out[0][col]}; the metric needs at least two different values")
+    if col and len({d[col] for d in out}) < 2:
+        raise TestSetError(f"{path}: all {len(out)} rows have {col} {out[0][col]}; the metric needs at least two different values")
     return kind,out
 
 def _read_labelled(path, rows):
@@ -79,7 +87,8 @@ def _read_labelled(path, rows):
     for n,r in rows:
         if r.get('label') is None: raise TestSetError(f"{path}:{n}: no label; every row needs text and label")
         out.append(_text(path, n, r, 'text') | dict(label=str(r['label'])))
-    if len({d['label'] for d in out}) < 2: raise TestSetError(f"{path}: all {len(out)} texts have the label {out[0]['label']!r}; a test needs at least two classes")
+    if len({d['label'] for d in out}) < 2:
+        raise TestSetError(f"{path}: all {len(out)} texts have the label {out[0]['label']!r}; a test needs at least two classes")
     return out
 
 def _folder_lang(folder): # mlqa-de -> de
@@ -88,9 +97,11 @@ def _folder_lang(folder): # mlqa-de -> de
 
 def _with_lang(path): # set name, language(s), split of a file; the folder's name helps
     name,lang,split = name_parts(path)
-    if lang is None and (m := re.fullmatch(r'([a-z]{2})-(\w+)', name)) and m[1] in LANGUAGES: name,lang = f'{path.parent.name}-{m[2]}', m[1]   # en-ext.test.jsonl
+    if lang is None and (m := re.fullmatch(r'([a-z]{2})-(\w+)', name)) and m[1] in LANGUAGES:
+        name,lang = f'{path.parent.name}-{m[2]}', m[1]   # en-ext.test.jsonl
     lang = lang or _folder_lang(path.parent)
-    if lang is None: raise TestSetError(f"{path}: the language is not in the file's name; call it {path.parent.name}/en{''.join(path.suffixes)} or the like (codes: {' '.join(LANGUAGES)})")
+    if lang is None:
+        raise TestSetError(f"{path}: the language is not in the file's name; call it {path.parent.name}/en{''.join(path.suffixes)} or the like (codes: {' '.join(LANGUAGES)})")
     return name,lang,split
 
 # %% ../nbs/02b_testsets.ipynb #9396e96e
@@ -100,11 +111,14 @@ def _read_retrieval(folder, langs, revision):
         if (side := p.name.split('.')[0]) not in sides: continue
         _,lang,_ = _with_lang(p)
         if lang not in langs: continue
-        if lang in sides[side]: raise TestSetError(f"{sides[side][lang][0]} and {p.name} are both the {side} in {lang}; remove one")
+        if lang in sides[side]:
+            raise TestSetError(f"{sides[side][lang][0]} and {p.name} are both the {side} in {lang}; remove one")
         rows = {}
         for n,r in _numbered(p)[1]:
-            i = r.get('_id', r.get('id')); i = '' if i is None else str(i)
-            if not i or i in rows: raise TestSetError(f"{p}:{n}: {'no _id' if not i else f'_id {i!r:.80} twice'}; every row needs an _id of its own")
+            i = r.get('_id', r.get('id'))
+            i = '' if i is None else str(i)
+            if not i or i in rows:
+                raise TestSetError(f"{p}:{n}: {'no _id' if not i else f'_id {i!r:.80} twice'}; every row needs an _id of its own")
             rows[i] = _text(p, n, r, 'text')['text']
         sides[side][lang] = p,rows
     data,notes = {},[]
@@ -112,19 +126,24 @@ def _read_retrieval(folder, langs, revision):
         for cl,(cp,corpus) in sides['corpus'].items():
             lang = ql if ql == cl else f'{ql}-{cl}'
             f = next((f for f in (folder/f'qrels.{lang}.tsv', folder/'qrels.tsv') if f.is_file()), None)
-            if f is None: raise TestSetError(f"{folder}: neither qrels.{lang}.tsv nor qrels.tsv; it says which corpus-id answers which query-id (tab-separated: query-id, corpus-id, score)")
+            if f is None:
+                raise TestSetError(f"{folder}: neither qrels.{lang}.tsv nor qrels.tsv; it says which corpus-id answers which query-id (tab-separated: query-id, corpus-id, score)")
             rels,lost = {},[]
             for n,r in _numbered(f)[1]:
                 q,d,s = (r.get(k) for k in ('query-id','corpus-id','score'))
                 try: s = int(float(s))
-                except (TypeError, ValueError, OverflowError): raise TestSetError(f"{f}:{n}: wanted query-id, corpus-id, score separated by tabs under a header of these names, found {r!r:.200}") from None
+                except (TypeError, ValueError, OverflowError):
+                    raise TestSetError(f"{f}:{n}: wanted query-id, corpus-id, score separated by tabs under a header of these names, found {r!r:.200}") from None
                 if q not in queries: continue                          # of another language
                 if d not in corpus: lost.append((n,q,d))
                 elif s > 0: rels.setdefault(q, {})[d] = s
-            if ql != cl and not rels: continue                         # the languages share no ids: not a cross-lingual set
-            if lost: raise TestSetError(f"{f}:{lost[0][0]}: query {lost[0][1]} is answered by {lost[0][2]}, which is not in {cp} ({len(lost)} such rows); complete the corpus or remove the rows")
+            if ql != cl and not rels:
+                continue                         # the languages share no ids: not a cross-lingual set
+            if lost:
+                raise TestSetError(f"{f}:{lost[0][0]}: query {lost[0][1]} is answered by {lost[0][2]}, which is not in {cp} ({len(lost)} such rows); complete the corpus or remove the rows")
             if not rels: raise TestSetError(f"{f}: no row for the queries of {qp}; the ids must agree")
-            if left := len(queries)-len(rels): notes.append(f"{lang}: {left} of {len(queries)} queries have no answer in {f.name} and are left out")
+            if left := len(queries)-len(rels):
+                notes.append(f"{lang}: {left} of {len(queries)} queries have no answer in {f.name} and are left out")
             data[lang] = dict(corpus=corpus, queries={q:queries[q] for q in queries if q in rels}, qrels=rels)
     return [TestSet(folder.name, 'Retrieval', data, revision, notes)] if data else []
 
@@ -145,7 +164,8 @@ def _read_folder(folder, langs, split):
         name,lang,s = _with_lang(p)
         if not set(split_langs(lang)) <= set(langs): continue
         by_split = groups.setdefault(name, {}).setdefault(lang, {})
-        if other := by_split.get(s or 'test'): raise TestSetError(f"{other} and {p.name} are both the {s or 'test'} part of {name} in {lang}; remove one")
+        if other := by_split.get(s or 'test'):
+            raise TestSetError(f"{other} and {p.name} are both the {s or 'test'} part of {name} in {lang}; remove one")
         by_split[s or 'test'] = p
     sets = []
     for name,by_lang in groups.items():
@@ -158,12 +178,14 @@ def _read_folder(folder, langs, split):
                 kind,test = _read_pairs(path, cols, rows)
                 found.setdefault(kind, {})[lang] = dict(test=test)
                 if kind == 'BitextMining' and '-' in lang:               # both directions
-                    a,b = lang.split('-'); found[kind].setdefault(f'{b}-{a}', dict(test=[dict(sentence1=r['sentence2'], sentence2=r['sentence1']) for r in test]))
+                    a,b = lang.split('-')
+                    found[kind].setdefault(f'{b}-{a}', dict(test=[dict(sentence1=r['sentence2'], sentence2=r['sentence1']) for r in test]))
             elif {'text','label'} <= cols:
                 test,train = _read_labelled(path, rows),by_split.get('train')
                 d = dict(test=test) | (dict(train=_read_labelled(train, _numbered(train)[1])) if train else {})
                 found.setdefault('Classification' if train else 'Clustering', {})[lang] = d
-            else: raise TestSetError(f"{path}: columns {', '.join(sorted(cols)):.300}; wanted sentence1, sentence2 (with score: similarity, with label: paraphrase, alone: translations) or text, label; or corpus, queries and qrels files")
+            else:
+                raise TestSetError(f"{path}: columns {', '.join(sorted(cols)):.300}; wanted sentence1, sentence2 (with score: similarity, with label: paraphrase, alone: translations) or text, label; or corpus, queries and qrels files")
         used = [p for by_split in by_lang.values() for p in by_split.values()]
         sets += [TestSet(name, kind, data, _revision(used)) for kind,data in found.items()]
     return sets
@@ -187,7 +209,11 @@ def read_tests(
             for s in _read_folder(d, langs, split):
                 if s.kind not in kinds or (names is not None and s.name not in names): continue
                 if quick: s.data = {l:v for l,v in s.data.items() if s.n(l) <= QUICK['items']}
-                if s.name in seen: raise TestSetError(f"two test sets are called {s.name!r}: {seen[s.name]} and {d}; rename one")
-                if s.data: seen[s.name] = d; out.append(s)
-    if not out: raise TestSetError(f"no {split} set for {' and '.join(langs)} in {folders}" + (f" among {' '.join(names)}" if names else '') + "; see the layout in the testsets notebook")
+                if s.name in seen:
+                    raise TestSetError(f"two test sets are called {s.name!r}: {seen[s.name]} and {d}; rename one")
+                if s.data:
+                    seen[s.name] = d
+                    out.append(s)
+    if not out:
+        raise TestSetError(f"no {split} set for {' and '.join(langs)} in {folders}" + (f" among {' '.join(names)}" if names else '') + "; see the layout in the testsets notebook")
     return out

@@ -26,17 +26,21 @@ def balanced(
     held,size = {l: [] for l in langs},dict.fromkeys(langs, 0)
     for text,lang in texts:
         if lang not in held or size[lang] >= chars: continue
-        held[lang].append(text[:chars-size[lang]]); size[lang] += len(held[lang][-1])
+        held[lang].append(text[:chars-size[lang]])
+        size[lang] += len(held[lang][-1])
         if min(size.values()) >= chars: break
-    if empty := [l for l in langs if not size[l]]: raise ValueError(f"no text in {' '.join(empty)} to train a tokenizer on; the source has {size} characters")
+    if empty := [l for l in langs if not size[l]]:
+        raise ValueError(f"no text in {' '.join(empty)} to train a tokenizer on; the source has {size} characters")
     def first(ts, room):
         for t in ts:
             if room <= 0: return
-            yield t[:room]; room -= len(t)
+            yield t[:room]
+            room -= len(t)
     return {l: list(first(held[l], min(size.values()))) for l in langs}
 
 # %% ../nbs/04_tokenizer.ipynb #2bf49f88
-SPECIALS = dict(bos_token='<s>', pad_token='<pad>', eos_token='</s>', unk_token='<unk>', mask_token='<mask>') # ids 0..4, in RoBERTa's order
+# ids 0..4, in RoBERTa's order
+SPECIALS = dict(bos_token='<s>', pad_token='<pad>', eos_token='</s>', unk_token='<unk>', mask_token='<mask>')
 
 def train_tokenizer(
     texts:Iterable[tuple[str,str]], # (text, language); `texts_of(record)` gives such pairs
@@ -49,7 +53,8 @@ def train_tokenizer(
 )->PreTrainedTokenizerFast:
     "Byte-level BPE for `langs`, RoBERTa-style (paper section 2, hub tokenizer files)"
     for l in langs: split_langs(l)
-    if vocab_size < (least := 256+len(SPECIALS)): raise ValueError(f"vocab_size must be at least {least} (256 bytes and {len(SPECIALS)} specials), got {vocab_size}")
+    if vocab_size < (least := 256+len(SPECIALS)):
+        raise ValueError(f"vocab_size must be at least {least} (256 bytes and {len(SPECIALS)} specials), got {vocab_size}")
     bpe = Tokenizer(models.BPE())
     bpe.normalizer,bpe.pre_tokenizer,bpe.decoder = normalizers.NFC(),pre_tokenizers.ByteLevel(add_prefix_space=False),decoders.ByteLevel()
     special = [AddedToken(s, lstrip=s == '<mask>', normalized=False, special=True) for s in SPECIALS.values()]
@@ -66,7 +71,8 @@ def train_tokenizer(
                                    model_input_names=['input_ids','attention_mask'], split_special_tokens=True)
 
 # %% ../nbs/04_tokenizer.ipynb #b8e8281c
-SPACE,LETTER,DIGIT,OTHER,SPACED,SPECIAL,CLITIC,LONE = range(8) # SPACED: ' word' at a token's front; CLITIC: 's 't; LONE: a single blank
+# SPACED: ' word' at a token's front; CLITIC: 's 't; LONE: a single blank
+SPACE,LETTER,DIGIT,OTHER,SPACED,SPECIAL,CLITIC,LONE = range(8)
 _CLITICS = {"'s", "'t", "'re", "'ve", "'m", "'ll", "'d"}       # GPT-2's pattern cuts behind these, whatever follows
 
 def _kind(c):
@@ -75,7 +81,8 @@ def _kind(c):
 
 @lru_cache(maxsize=4)
 def _entries(tok, size): # bytes of every entry (None: special), first and last kind (2,V), unsure (V,); size: tokens can be added
-    plain = [*range(33,127), *range(161,173), *range(174,256)]  # GPT-2 shows these bytes as themselves, the others from chr(256) on
+    # GPT-2 shows these bytes as themselves, the others from chr(256) on
+    plain = [*range(33,127), *range(161,173), *range(174,256)]
     byte_of = {chr(b): b for b in plain} | {chr(256+i): b for i,b in enumerate(b for b in range(256) if b not in plain)}
     raw,edges,unsure = [None]*size,np.full((2, size), SPECIAL, np.int8),np.zeros(size, bool)
     special = set(tok.all_special_ids)
@@ -83,7 +90,9 @@ def _entries(tok, size): # bytes of every entry (None: special), first and last 
         if i in special: continue
         raw[i] = bytes(byte_of[c] for c in token)
         try: t = raw[i].decode()
-        except UnicodeDecodeError: unsure[i] = True; continue   # part of a character: only the neighbours tell its kind
+        except UnicodeDecodeError:
+            unsure[i] = True
+            continue   # part of a character: only the neighbours tell its kind
         first = SPACED if t[0] == ' ' and len(t) > 1 and not t[1].isspace() else _kind(t[0])
         edges[:,i] = first, CLITIC if t in _CLITICS else LONE if t == ' ' else _kind(t[-1])
         unsure[i] = t in ("'l", "'r", "'v")                     # perhaps half a clitic
@@ -93,10 +102,14 @@ def _starts_by_text(ids, tok): # (T,) bool: spell the row out and cut it as the 
     raw = _entries(tok, len(tok))[0]
     starts,T,i = np.ones(len(ids), bool),len(ids),0
     while i < T:
-        if raw[ids[i]] is None: i += 1; continue
+        if raw[ids[i]] is None:
+            i += 1
+            continue
         j = next((j for j in range(i, T) if raw[ids[j]] is None), T)                  # a stretch without specials
-        text = b''.join(raw[t] for t in ids[i:j]).decode(errors='surrogateescape')    # a row may cut a character: one mark a byte
-        at = np.cumsum([0] + [1 if '\udc80' <= c <= '\udcff' else len(c.encode()) for c in text])  # byte where each character stands
+        # a row may cut a character: one mark a byte
+        text = b''.join(raw[t] for t in ids[i:j]).decode(errors='surrogateescape')
+        # byte where each character stands
+        at = np.cumsum([0] + [1 if '\udc80' <= c <= '\udcff' else len(c.encode()) for c in text])
         seen = ''.join('\ufffd' if '\udc80' <= c <= '\udcff' else c for c in text)
         cuts = {at[a] for _,(a,_) in tok.backend_tokenizer.pre_tokenizer.pre_tokenize_str(seen)}
         starts[i:j] = [p in cuts for p in np.cumsum([0] + [len(raw[t]) for t in ids[i:j-1]])]
@@ -111,12 +124,14 @@ def starts_of(
     x = np.asarray(ids.cpu() if hasattr(ids, 'cpu') else ids)
     _,(first,last),unsure = _entries(tok, len(tok))
     f,l,starts = first[x],last[x],np.ones(x.shape, bool)
-    a,b,after = l[...,:-1],f[...,1:],f[...,2:]                       # kinds on both sides of every seam, and the kind behind
+    # kinds on both sides of every seam, and the kind behind
+    a,b,after = l[...,:-1],f[...,1:],f[...,2:]
     word = np.isin(b, (LETTER,DIGIT,OTHER)) & (a != b) & (a != LONE) # a lone blank belongs to the word behind it
     blank = (b == SPACE) & ~np.isin(a, (SPACE,LONE))
     blank[...,:-1] |= (b[...,:-1] == SPACE) & np.isin(after, (LETTER,DIGIT,OTHER)) # the last blank of many leaves them
     starts[...,1:] = np.isin(b, (SPACED,SPECIAL)) | np.isin(a, (CLITIC,SPECIAL)) | word | blank
-    hard = unsure[x]; quote = np.array(tok.convert_tokens_to_ids("'"))
+    hard = unsure[x]
+    quote = np.array(tok.convert_tokens_to_ids("'"))
     hard[...,:-1] |= (x[...,:-1] == quote) & (f[...,1:] == LETTER)   # ' and s in two pieces
     flat,rows = starts.reshape(-1, x.shape[-1]),x.reshape(-1, x.shape[-1])
     for r in np.flatnonzero(hard.reshape(rows.shape).any(1)): flat[r] = _starts_by_text(rows[r].tolist(), tok)
@@ -153,8 +168,10 @@ def special_ids(
 )->dict[str,int]: # bos, pad, eos, unk, mask
     "Ids of the specials, read from the tokenizer: their order differs from one to the next, so no number is ever written down"
     ids = {n.removesuffix('_token'): getattr(tok, n+'_id') for n in SPECIALS}
-    for n,bert in dict(bos=tok.cls_token_id, eos=tok.sep_token_id).items(): ids[n] = bert if ids[n] is None else ids[n]   # BERT's names, as in the English models
-    if lost := [n for n,i in ids.items() if i is None]: raise TokenizerError(f"the tokenizer has no {', '.join(lost)} token; JinaBERT needs {' '.join(SPECIALS.values())}")
+    for n,bert in dict(bos=tok.cls_token_id, eos=tok.sep_token_id).items():
+        ids[n] = bert if ids[n] is None else ids[n]   # BERT's names, as in the English models
+    if lost := [n for n,i in ids.items() if i is None]:
+        raise TokenizerError(f"the tokenizer has no {', '.join(lost)} token; JinaBERT needs {' '.join(SPECIALS.values())}")
     return ids
 
 _PARTS = set("""NFC NFD NFKC NFKD Lowercase StripAccents Strip Nmt Precompiled BertNormalizer Sequence ByteLevel BertPreTokenizer Whitespace WhitespaceSplit
@@ -163,17 +180,22 @@ _PARTS = set("""NFC NFD NFKC NFKD Lowercase StripAccents Strip Nmt Precompiled B
 def _check_parts(tok, path): # a text may be split and cleaned, but not made into a million times as much
     todo = [json.loads(p.__getstate__()) for p in (tok.normalizer, tok.pre_tokenizer) if p is not None]
     while todo:
-        p = todo.pop(); todo += p.get('normalizers', []) + p.get('pretokenizers', [])
-        if p.get('type') not in _PARTS: raise TokenizerError(f"{path} has a {p.get('type')!r:.60}, which inserts text or matches a pattern of its own; that may take any time and memory, so it is not read. Known are {' '.join(sorted(_PARTS))}")
+        p = todo.pop()
+        todo += p.get('normalizers', []) + p.get('pretokenizers', [])
+        if p.get('type') not in _PARTS:
+            raise TokenizerError(f"{path} has a {p.get('type')!r:.60}, which inserts text or matches a pattern of its own; that may take any time and memory, so it is not read. Known are {' '.join(sorted(_PARTS))}")
 
 def load_tokenizer(
     folder:str|Path, # with tokenizer.json, or vocab.json and merges.txt or vocab.txt as in the published models
 )->PreTrainedTokenizerFast:
     "A tokenizer from its folder, checked; code that the folder names is not run"
-    folder = Path(folder); path = folder/'tokenizer.json'
-    if not any((folder/n).is_file() for n in ('tokenizer.json','vocab.json','vocab.txt')): raise TokenizerError(f"{path} is missing: {folder} holds no tokenizer")
+    folder = Path(folder)
+    path = folder/'tokenizer.json'
+    if not any((folder/n).is_file() for n in ('tokenizer.json','vocab.json','vocab.txt')):
+        raise TokenizerError(f"{path} is missing: {folder} holds no tokenizer")
     for name in ('tokenizer.json','tokenizer_config.json','special_tokens_map.json','added_tokens.json','vocab.json','vocab.txt','merges.txt'):
-        if (folder/name).is_file() and (n := (folder/name).stat().st_size) > 1<<26: raise TokenizerError(f"{folder/name} has {n:,} bytes, more than the tokenizer of any language pair; fetch or write it again")
+        if (folder/name).is_file() and (n := (folder/name).stat().st_size) > 1<<26:
+            raise TokenizerError(f"{folder/name} has {n:,} bytes, more than the tokenizer of any language pair; fetch or write it again")
     try:
         if path.is_file(): Tokenizer.from_file(str(path))
         for extra in ('tokenizer_config.json','vocab.json'):
@@ -183,6 +205,8 @@ def load_tokenizer(
     except (KeyboardInterrupt, SystemExit): raise
     except BaseException as e: # the tokenizers library raises bare Exception, and where its Rust code gives up a PanicException, which is none
         raise TokenizerError(f"{path} cannot be read ({str(e)[:200]}); it may have been cut short: write or fetch it again") from None
-    if not isinstance(tok, PreTrainedTokenizerFast): raise TokenizerError(f"{folder} names a {type(tok).__name__}, not a fast tokenizer; write it again with a tokenizer.json")
-    special_ids(tok); _check_parts(tok.backend_tokenizer, folder)
+    if not isinstance(tok, PreTrainedTokenizerFast):
+        raise TokenizerError(f"{folder} names a {type(tok).__name__}, not a fast tokenizer; write it again with a tokenizer.json")
+    special_ids(tok)
+    _check_parts(tok.backend_tokenizer, folder)
     return tok

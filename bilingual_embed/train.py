@@ -87,7 +87,8 @@ def _tuples(o, b, sides): return tuple_loss(sides[0].view(*b.target.shape, -1), 
 
 def _taught(o, b, sides): return distil_loss(sides[0], b.target)
 
-LOSS = dict(pairs=_contrastive, triplets=_contrastive, scored=_pearson, labelled=_tuples, taught=_taught)  # batch kind -> the objective of its embeddings
+# batch kind -> the objective of its embeddings
+LOSS = dict(pairs=_contrastive, triplets=_contrastive, scored=_pearson, labelled=_tuples, taught=_taught)
 
 # %% ../nbs/12_train.ipynb #0d405fe4
 def backward(
@@ -103,15 +104,22 @@ def backward(
     plain = acc.unwrap_model(objective)
     sync = lambda on: nullcontext() if on or acc.num_processes == 1 else acc.no_sync(objective)
     def run(*what):
-        with acc.autocast(): return objective(*what)     # inside data-parallel training this is so anyway; with FSDP accelerate leaves it out
+        with acc.autocast():
+            # inside data-parallel training this is so anyway; with FSDP accelerate leaves it out
+            return objective(*what)
     if sum(t.ids.numel() for t in batch.tokens) <= hold:
-        with sync(last): loss = run(batch)*share; acc.backward(loss)
+        with sync(last):
+            loss = run(batch)*share
+            acc.backward(loss)
         return loss.detach()
     if batch.kind != 'mlm':
         return cached_backward(lambda i: run(batch, i), len(batch.tokens), lambda e: plain.loss(batch, e)*share, acc.backward, lambda on: sync(last and on))
-    (B,T),asked,loss = batch.target.shape,plain.asked(batch),0.; step = max(1, budget//T)
+    (B,T),asked,loss = batch.target.shape,plain.asked(batch),0.
+    step = max(1, budget//T)
     for r in range(0, B, step):
-        with sync(last and r+step >= B): part = run(batch, slice(r, r+step), asked)*share; acc.backward(part)
+        with sync(last and r+step >= B):
+            part = run(batch, slice(r, r+step), asked)*share
+            acc.backward(part)
         loss = loss + part.detach()
     return loss
 
@@ -149,7 +157,9 @@ def save_state(
     **meta,               # step, fingerprint, ...: JSON
 ):
     "Weights and optimiser state in one atomic write"
-    path = Path(path); part = path.with_name(path.name+'.part'); out = {}
+    path = Path(path)
+    part = path.with_name(path.name+'.part')
+    out = {}
     for name,p in objective.named_parameters():
         for k,v in (dict(model=p) | opt.state.get(p, {})).items():
             whole = _full(v)
@@ -157,7 +167,8 @@ def save_state(
     if not write: return
     need = sum(t.numel()*t.element_size() for t in out.values())
     try:
-        if (free := shutil.disk_usage(path.parent).free) < need: raise OSError(28, f"{need/1e6:.0f} MB are needed and {free/1e6:.0f} MB are free")
+        if (free := shutil.disk_usage(path.parent).free) < need:
+            raise OSError(28, f"{need/1e6:.0f} MB are needed and {free/1e6:.0f} MB are free")
         save_file(out, part, metadata={'meta': json.dumps(meta)})
         with open(part, 'rb') as f: os.fsync(f.fileno())
         os.replace(part, path)
@@ -169,10 +180,12 @@ def save_state(
 def read_meta(path:Path)->dict:
     "The header of a checkpoint"
     try:
-        if not Path(path).is_file(): raise OSError("there is no plain file of that name")      # a pipe would be waited for
+        if not Path(path).is_file():
+            raise OSError("there is no plain file of that name")      # a pipe would be waited for
         with safe_open(path, 'pt') as f: meta = json.loads(f.metadata()['meta'])
         for k,kind in dict(step=int, skipped=int, tokens=int, fingerprint=str).items():
-            if type(meta[k]) is not kind or kind is int and not 0 <= meta[k] < 2**53: raise ValueError(f"its {k} is {meta[k]!r:.40}")
+            if type(meta[k]) is not kind or kind is int and not 0 <= meta[k] < 2**53:
+                raise ValueError(f"its {k} is {meta[k]!r:.40}")
         return meta
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, RecursionError) as e:
         raise CheckpointError(f"{path} is not a whole checkpoint ({type(e).__name__}: {str(e)[:200]}); delete it, and this stage starts from its beginning") from None
@@ -184,20 +197,28 @@ def load_state(
 )->dict: # the meta of `save_state`
     "Weights and optimiser state back in place"
     meta = read_meta(path)
-    def wrong(why, todo='it is from another model: choose another run folder'): raise CheckpointError(f"{path} {why}; {todo}")
+    def wrong(why, todo='it is from another model: choose another run folder'):
+        raise CheckpointError(f"{path} {why}; {todo}")
     with safe_open(path, 'pt') as f, torch.no_grad():
-        keys = set(f.keys()); names = dict(objective.named_parameters())
-        if lost := [n for n in names if f'model/{n}' not in keys]: wrong(f"lacks {len(lost)} weights of this model, such as {lost[0]}")
+        keys = set(f.keys())
+        names = dict(objective.named_parameters())
+        if lost := [n for n in names if f'model/{n}' not in keys]:
+            wrong(f"lacks {len(lost)} weights of this model, such as {lost[0]}")
         def get(k, n, shape): # a tensor of that shape, in floating point
             try: t = f.get_tensor(f'{k}/{n}')
-            except (SafetensorError, RuntimeError, ValueError, TypeError, AttributeError, LookupError) as e: wrong(f"holds {k}/{n} as something that cannot be read ({e})", 'delete it, and this stage starts from its beginning')
-            if t.shape != shape: wrong(f"holds {k}/{n} as {tuple(t.shape)} and {tuple(shape)} is wanted", 'it is from another recipe: choose another run folder')
+            except (SafetensorError, RuntimeError, ValueError, TypeError, AttributeError, LookupError) as e:
+                wrong(f"holds {k}/{n} as something that cannot be read ({e})", 'delete it, and this stage starts from its beginning')
+            if t.shape != shape:
+                wrong(f"holds {k}/{n} as {tuple(t.shape)} and {tuple(shape)} is wanted", 'it is from another recipe: choose another run folder')
             if not t.is_floating_point(): wrong(f"holds {k}/{n} as {t.dtype}")
             return t
         for n,p in names.items():
-            p.copy_(_placed(get('model', n, p.shape), p)); have = [k for k in ('step','exp_avg','exp_avg_sq') if f'{k}/{n}' in keys]
-            if len(have) in (1,2): wrong(f"lacks a part of the optimiser's state of {n}", 'delete it, and this stage starts from its beginning')
-            if have: opt.state[p] = {k: _placed(get(k, n, torch.Size() if k == 'step' else p.shape).float(), p) for k in have}
+            p.copy_(_placed(get('model', n, p.shape), p))
+            have = [k for k in ('step','exp_avg','exp_avg_sq') if f'{k}/{n}' in keys]
+            if len(have) in (1,2):
+                wrong(f"lacks a part of the optimiser's state of {n}", 'delete it, and this stage starts from its beginning')
+            if have:
+                opt.state[p] = {k: _placed(get(k, n, torch.Size() if k == 'step' else p.shape).float(), p) for k in have}
     return meta
 
 # %% ../nbs/12_train.ipynb #9e3d4409
@@ -205,7 +226,11 @@ def _log_rows(path): # a dict a row with numbers as they stand; None: a row that
     with path.open(newline='', encoding='utf-8', errors='replace') as f:
         rows = csv.DictReader(f)
         while True:
-            try: r = next(rows); [int(r[k]) for k in ('step','tokens')]; [float(r[k]) for k in ('loss','grad_norm','lr','seconds')]; yield r if r['skipped'] else None
+            try:
+                r = next(rows)
+                [int(r[k]) for k in ('step','tokens')]
+                [float(r[k]) for k in ('loss','grad_norm','lr','seconds')]
+                yield r if r['skipped'] else None
             except StopIteration: return
             except (KeyError, TypeError, ValueError, csv.Error): yield None
 
@@ -217,19 +242,31 @@ class Log:
         step:int=0,          # the first step to come; later rows are dropped
         tensorboard:bool=True, # False on all processes but the first
     ):
-        self.path = Path(folder)/'log.csv'; old = []
+        self.path = Path(folder)/'log.csv'
+        old = []
         if self.path.exists() and step:
-            old = [r for r in _log_rows(self.path) if r is not None and int(r['step']) < step]                # a half-written last row lacks its end
+            # a half-written last row lacks its end
+            old = [r for r in _log_rows(self.path) if r is not None and int(r['step']) < step]
         part = self.path.with_suffix('.part')
-        with part.open('w', newline='') as f: w = csv.DictWriter(f, self.fields); w.writeheader(); w.writerows(old)
+        with part.open('w', newline='') as f:
+            w = csv.DictWriter(f, self.fields)
+            w.writeheader()
+            w.writerows(old)
         os.replace(part, self.path)
-        self.file = self.path.open('a', newline='', buffering=1); self.writer = csv.DictWriter(self.file, self.fields); self.tb = None
+        self.file = self.path.open('a', newline='', buffering=1)
+        self.writer = csv.DictWriter(self.file, self.fields)
+        self.tb = None
         if tensorboard:
-            try: from torch.utils.tensorboard import SummaryWriter; self.tb = SummaryWriter(str(Path(folder)/'tensorboard'), purge_step=step)
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+                self.tb = SummaryWriter(str(Path(folder)/'tensorboard'), purge_step=step)
             except ImportError: pass
     def row(self, **r):
         self.writer.writerow(r)
-        if self.tb: self.tb.add_scalar(f"loss/{r['kind']}", r['loss'], r['step']); self.tb.add_scalar('lr', r['lr'], r['step']); self.tb.add_scalar('grad_norm', r['grad_norm'], r['step'])
+        if self.tb:
+            self.tb.add_scalar(f"loss/{r['kind']}", r['loss'], r['step'])
+            self.tb.add_scalar('lr', r['lr'], r['step'])
+            self.tb.add_scalar('grad_norm', r['grad_norm'], r['step'])
     def close(self):
         self.file.close()
         if self.tb: self.tb.close()
@@ -239,21 +276,25 @@ def read_log(folder:Path)->list[dict]: # one a step, numbers as numbers
     path = Path(folder)/'log.csv'
     if not path.is_file(): raise ValueError(f"{path} is missing, or no plain file: no stage was trained in {folder}")
     rows = list(_log_rows(path))
-    if None in rows[:-1]: raise ValueError(f"{path}: row {rows.index(None)+1} is damaged; delete the rows from there on")
+    if None in rows[:-1]:
+        raise ValueError(f"{path}: row {rows.index(None)+1} is damaged; delete the rows from there on")
     return [r | dict(step=int(r['step']), tokens=int(r['tokens'])) | {k: float(r[k]) for k in ('loss','grad_norm','lr','seconds')} for r in rows if r is not None]
 
 # %% ../nbs/12_train.ipynb #0f1f1ed7
 class TrainingError(RuntimeError): "Training cannot go on, and says why"
 
 RECTANGLE = dict(cpu=1024, cuda=32_768) # padded tokens in a rectangle; ours, measured on a CPU (nbs/experiments/LOG.md)
-WIDE = 16 # times as many around the layers on a CPU: each rectangle adds a gradient as large as the token table, and without layers a wide one costs no memory to speak of (ours: three times as fast with 44,000 entries)
+# times as many around the layers on a CPU: each rectangle adds a gradient as large as the token table, and without
+# layers a wide one costs no memory to speak of (ours: three times as fast with 44,000 entries)
+WIDE = 16
 
 def precision_here(
     wanted:str,     # fp32, bf16 or fp16
     device:torch.device,
 )->tuple[str,str]:  # what runs, and a sentence where that is not what was wanted
     "bf16 on a CPU without bf16 instructions is several times slower than fp32, so fp32 runs there and says so"
-    if device.type == 'cpu' and wanted == 'fp16': raise ValueError("fp16 training needs a GPU; use precision bf16 or fp32 on a CPU")
+    if device.type == 'cpu' and wanted == 'fp16':
+        raise ValueError("fp16 training needs a GPU; use precision bf16 or fp32 on a CPU")
     if device.type == 'cpu' and wanted == 'bf16' and not cpu_has_bf16():
         return 'fp32', "this CPU has no bf16 instructions, so training runs in fp32: same result within rounding, about half the speed"
     return wanted, ''
@@ -263,20 +304,27 @@ def _accelerator(precision, mixed=False): # mixed: some batches use the MLM head
     from accelerate.state import AcceleratorState
     from accelerate.utils import DistributedType
     AcceleratorState._reset_state()                             # stages of one process may differ in precision
-    fsdp = _fsdp(precision) if os.environ.get('ACCELERATE_USE_FSDP', '').lower() == 'true' else None       # what `accelerate launch` was told
+    # what `accelerate launch` was told
+    fsdp = _fsdp(precision) if os.environ.get('ACCELERATE_USE_FSDP', '').lower() == 'true' else None
     acc = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision='no' if precision == 'fp32' else precision, kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=mixed)], fsdp_plugin=fsdp)
-    if fsdp and acc.distributed_type != DistributedType.NO: acc.state.distributed_type,acc.state.fsdp_plugin = DistributedType.FSDP,fsdp  # accelerate leaves it out on a CPU and, after the reset, on a GPU too
+    if fsdp and acc.distributed_type != DistributedType.NO:
+        # accelerate leaves it out on a CPU and, after the reset, on a GPU too
+        acc.state.distributed_type,acc.state.fsdp_plugin = DistributedType.FSDP,fsdp
     return acc
 
 def _fsdp(precision):
     from accelerate import FullyShardedDataParallelPlugin
     from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy
-    if precision == 'fp16': raise ValueError("fp16 is not supported with FSDP here; use precision bf16 or fp32, or data-parallel training (data/accelerate/one_node.yaml)")
+    if precision == 'fp16':
+        raise ValueError("fp16 is not supported with FSDP here; use precision bf16 or fp32, or data-parallel training (data/accelerate/one_node.yaml)")
     try: plugin = FullyShardedDataParallelPlugin()              # reads what the launcher put into the environment
-    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, ImportError) as e: raise ValueError(f"the fsdp_config of this launch cannot be used ({type(e).__name__}: {str(e)[:200]}); take the settings from data/accelerate/fsdp.yaml") from None
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, ImportError) as e:
+        raise ValueError(f"the fsdp_config of this launch cannot be used ({type(e).__name__}: {str(e)[:200]}); take the settings from data/accelerate/fsdp.yaml") from None
     other = dict(version=plugin.fsdp_version != 2, activation_checkpointing=plugin.activation_checkpointing, cpu_ram_efficient_loading=plugin.cpu_ram_efficient_loading, offload_params=isinstance(plugin.cpu_offload, CPUOffloadPolicy))
-    if other := [k for k,v in other.items() if v]: raise ValueError(f"FSDP runs here with the settings of data/accelerate/fsdp.yaml; in this launch config fsdp_{' and fsdp_'.join(other)} differ: take them from there")
-    plugin.mixed_precision_policy = MixedPrecisionPolicy(torch.bfloat16 if precision == 'bf16' else None, torch.float32, cast_forward_inputs=False)      # ALiBi's slopes stay float32
+    if other := [k for k,v in other.items() if v]:
+        raise ValueError(f"FSDP runs here with the settings of data/accelerate/fsdp.yaml; in this launch config fsdp_{' and fsdp_'.join(other)} differ: take them from there")
+    # ALiBi's slopes stay float32
+    plugin.mixed_precision_policy = MixedPrecisionPolicy(torch.bfloat16 if precision == 'bf16' else None, torch.float32, cast_forward_inputs=False)
     return plugin
 
 def train(
@@ -293,10 +341,16 @@ def train(
     budget:int=0,         # padded tokens in a rectangle; 0: 1,024 on a CPU (16,384 around the layers), 32,768 on a GPU (ours)
 )->dict:                  # steps, tokens, seconds, precision, skipped
     "Trains the model in place, from the folder's checkpoint where there is one"
-    folder = Path(folder); folder.mkdir(parents=True, exist_ok=True); state = folder/'state.safetensors'
-    kinds = dict(s.weights); tasks = [t for t in tasks if t.kind in kinds]
-    dev = torch.device('cuda' if torch.cuda.is_available() else 'cpu'); precision,note = precision_here(s.precision, dev)
-    budget = budget or RECTANGLE[dev.type]*(WIDE if depth == 'embeddings' and dev.type == 'cpu' else 1); acc = _accelerator(precision, mixed=len({t.kind == 'mlm' for t in tasks}) > 1); world,rank,first = acc.num_processes,acc.process_index,acc.is_main_process
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    state = folder/'state.safetensors'
+    kinds = dict(s.weights)
+    tasks = [t for t in tasks if t.kind in kinds]
+    dev = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+    precision,note = precision_here(s.precision, dev)
+    budget = budget or RECTANGLE[dev.type]*(WIDE if depth == 'embeddings' and dev.type == 'cpu' else 1)
+    acc = _accelerator(precision, mixed=len({t.kind == 'mlm' for t in tasks}) > 1)
+    world,rank,first = acc.num_processes,acc.process_index,acc.is_main_process
     if note and first: print(f"{name}: {note}")
     key = int.from_bytes(name.encode()[:4], 'little')
     sampler = Sampler(tasks, s.batch_size, seed=int(mix(np.array([seed]), key)[0] >> np.uint64(40)), kind_weights={k:w for k,w in kinds.items() if any(t.kind == k for t in tasks)})
@@ -304,18 +358,23 @@ def train(
     trained = copy.deepcopy(model) if acc.is_fsdp2 else model                 # FSDP takes a model apart for good
     objective = Objective(trained, s, depth, (lambda n: acc.reduce(n.float(), 'mean')) if world > 1 else None)
     opt = torch.optim.AdamW(param_groups(objective, s.weight_decay), lr=s.lr, betas=s.betas, eps=s.eps, fused=True)
-    objective_,opt_ = acc.prepare(objective, opt); objective_.train()
+    objective_,opt_ = acc.prepare(objective, opt)
+    objective_.train()
     plain = acc.unwrap_model(objective_)
     start,skipped,bad,tokens0,constant = 0,0,0,0,0
     if state.exists():
         meta = read_meta(state)
-        if meta['fingerprint'] != fingerprint: raise CheckpointError(f"{state} belongs to another recipe or another text ({meta['fingerprint']}, this is {fingerprint}); choose another run folder, or delete it to start again")
-        load_state(state, plain, opt); start,skipped,tokens0 = meta['step'],meta['skipped'],meta['tokens']
+        if meta['fingerprint'] != fingerprint:
+            raise CheckpointError(f"{state} belongs to another recipe or another text ({meta['fingerprint']}, this is {fingerprint}); choose another run folder, or delete it to start again")
+        load_state(state, plain, opt)
+        start,skipped,tokens0 = meta['step'],meta['skipped'],meta['tokens']
         if acc.scaler and meta.get('scaler'): acc.scaler.load_state_dict(meta['scaler'])
         if first: print(f"{name}: goes on from step {start} of {s.steps}")
     log = Log(folder, start) if first else None
     bar = tqdm(total=s.steps, initial=start, desc=name, mininterval=progress, maxinterval=1e9, file=sys.stdout, disable=not (first and progress), dynamic_ncols=False, ncols=100)
-    t0 = t = time.perf_counter(); tokens = 0; micro = s.accumulate
+    t0 = t = time.perf_counter()
+    tokens = 0
+    micro = s.accumulate
     batches = ahead(make, start*micro, s.steps*micro)
     try:
         with room_on(folder, 'it goes on from the last checkpoint'):
@@ -324,27 +383,42 @@ def train(
                 torch.manual_seed(int(mix(np.array([step]), seed*1_000_003 + key*31 + rank)[0] >> np.uint64(1)))
                 total,n = 0.,0
                 for a in range(micro):
-                    _,batch = next(batches); batch = batch.to(acc.device)
+                    _,batch = next(batches)
+                    batch = batch.to(acc.device)
                     n += batch.n_tokens
                     try: total = total + backward(objective_, batch, acc, 1/micro, a == micro-1, s.hold, budget).float()
-                    except ConstantScores: total = total + math.nan; constant += 1                     # equal scores teach no order; every process sees the same
+                    except ConstantScores:
+                        total = total + math.nan
+                        constant += 1                     # equal scores teach no order; every process sees the same
                 norm = math.nan if isinstance(total, float) else float(_full(acc.clip_grad_norm_(objective.parameters(), s.clip or math.inf)))
-                total = total if isinstance(total, float) else acc.reduce(total, 'mean').item(); ok = math.isfinite(norm) and math.isfinite(total)
-                if ok or acc.scaler: opt_.step()          # fp16: the scaler itself passes over a step that overflowed, and lowers its scale
+                total = total if isinstance(total, float) else acc.reduce(total, 'mean').item()
+                ok = math.isfinite(norm) and math.isfinite(total)
+                if ok or acc.scaler:
+                    # fp16: the scaler itself passes over a step that overflowed, and lowers its scale
+                    opt_.step()
                 if ok: bad = 0
-                else: skipped += 1; bad += 1
+                else:
+                    skipped += 1
+                    bad += 1
                 if world > 1: n = int(acc.reduce(torch.tensor(n, device=acc.device), 'sum'))
-                opt_.zero_grad(set_to_none=True); now = time.perf_counter(); tokens += n
-                if first: log.row(step=step, kind=batch.kind, task=batch.task, loss=repr(total), grad_norm=repr(norm), lr=repr(learning_rate(step, s)), tokens=n, seconds=f'{now-t:.4f}', skipped=int(not ok))
+                opt_.zero_grad(set_to_none=True)
+                now = time.perf_counter()
+                tokens += n
+                if first:
+                    log.row(step=step, kind=batch.kind, task=batch.task, loss=repr(total), grad_norm=repr(norm), lr=repr(learning_rate(step, s)), tokens=n, seconds=f'{now-t:.4f}', skipped=int(not ok))
                 t = now
-                if bad >= (30 if acc.scaler else 10): raise TrainingError(f"{name}: loss or gradient was not finite in {bad} steps running, up to step {step} (task {batch.task}); lower lr (now {s.lr}) or use precision fp32 or bf16" + (f"; in {constant} of them all similarity scores of the batch were equal: give the set more different scores, or a larger batch_size" if constant else '') + ". The last checkpoint is kept")
-                if (step+1) % s.checkpoint == 0 or step+1 == s.steps: save_state(state, plain, opt, first, step=step+1, fingerprint=fingerprint, skipped=skipped, tokens=tokens0+tokens, name=name, scaler=acc.scaler.state_dict() if acc.scaler else None)
-                bar.set_postfix_str(f"{batch.kind} {total:.3f}, {tokens/(now-t0):,.0f} tokens/s" + (f", {skipped} steps skipped" if skipped else ''), refresh=False); bar.update()
+                if bad >= (30 if acc.scaler else 10):
+                    raise TrainingError(f"{name}: loss or gradient was not finite in {bad} steps running, up to step {step} (task {batch.task}); lower lr (now {s.lr}) or use precision fp32 or bf16" + (f"; in {constant} of them all similarity scores of the batch were equal: give the set more different scores, or a larger batch_size" if constant else '') + ". The last checkpoint is kept")
+                if (step+1) % s.checkpoint == 0 or step+1 == s.steps:
+                    save_state(state, plain, opt, first, step=step+1, fingerprint=fingerprint, skipped=skipped, tokens=tokens0+tokens, name=name, scaler=acc.scaler.state_dict() if acc.scaler else None)
+                bar.set_postfix_str(f"{batch.kind} {total:.3f}, {tokens/(now-t0):,.0f} tokens/s" + (f", {skipped} steps skipped" if skipped else ''), refresh=False)
+                bar.update()
         acc.wait_for_everyone()
     finally:
         bar.close()
         if log: log.close()
-    if skipped and first: print(f"{name}: {skipped} of {s.steps} steps were skipped because loss or gradient was not finite" + (f" ({constant} since {start}: all scores of the batch were equal)" if constant else ''))
+    if skipped and first:
+        print(f"{name}: {skipped} of {s.steps} steps were skipped because loss or gradient was not finite" + (f" ({constant} since {start}: all scores of the batch were equal)" if constant else ''))
     for note in make.notes if first else (): print(f"{name}: {note}")
     if trained is not model:
         for p,q in zip(model.parameters(), trained.parameters()): p.data.copy_(_full(q))

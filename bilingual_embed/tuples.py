@@ -22,18 +22,22 @@ class Classes:
     count:np.ndarray   # (C,) texts in the class
     anchors:np.ndarray # classes with at least two texts
     @property
-    def singles(self)->int: return len(self.count) - len(self.anchors)  # classes that cannot give an anchor; the run counts them as skipped
+    def singles(self)->int:
+        return len(self.count) - len(self.anchors)  # classes that cannot give an anchor; the run counts them as skipped
 
 def classes_of(
     labels:Tensor|Sequence[int], # (N,) class of each text, any whole numbers
 )->Classes:
     "Sort texts by class; refuses labels that no tuple can be drawn from"
     labels = np.asarray(labels)
-    if labels.ndim != 1 or labels.dtype.kind not in 'iu': raise ValueError(f"labels must be (N,) whole numbers, got {labels.dtype} of shape {labels.shape}")
+    if labels.ndim != 1 or labels.dtype.kind not in 'iu':
+        raise ValueError(f"labels must be (N,) whole numbers, got {labels.dtype} of shape {labels.shape}")
     names,count = np.unique(labels, return_counts=True)
-    if len(names) < 2: raise ValueError(f"{len(labels)} texts in {len(names)} class: a tuple needs texts of at least 2 classes")
+    if len(names) < 2:
+        raise ValueError(f"{len(labels)} texts in {len(names)} class: a tuple needs texts of at least 2 classes")
     anchors = np.flatnonzero(count > 1)
-    if not len(anchors): raise ValueError(f"each of the {len(names)} classes has a single text: no class has the two that a tuple starts with")
+    if not len(anchors):
+        raise ValueError(f"each of the {len(names)} classes has a single text: no class has the two that a tuple starts with")
     return Classes(np.argsort(labels, kind='stable'), np.cumsum(count)-count, count, anchors)
 
 # %% ../nbs/08a_tuples.ipynb #b29bd3ba
@@ -50,17 +54,20 @@ def draw_tuples(
     if n_other < 1: raise ValueError(f"a tuple needs at least one text of another class, got n_other={n_other}")
     N,C = c.count.sum(), len(c.count)
     short = c.anchors[N - c.count[c.anchors] < n_other]
-    if len(short): raise ValueError(f"a class holds {c.count[short[0]]} of {N} texts and leaves {N-c.count[short[0]]} for the {n_other} others of a tuple; lower n_other or drop the class")
+    if len(short):
+        raise ValueError(f"a class holds {c.count[short[0]]} of {N} texts and leaves {N-c.count[short[0]]} for the {n_other} others of a tuple; lower n_other or drop the class")
     out = np.empty((n_tuples, 2+n_other), dtype=np.int64)
     for i in range(n_tuples):
         g = np.random.default_rng((seed % 2**64, step, start+i))
         a = g.choice(c.anchors)
         out[i,:2] = c.first[a] + g.choice(c.count[a], 2, replace=False)
-        others = g.choice(C-1, min(n_other, C-1), replace=False); others += others >= a    # step over the anchor's class
+        others = g.choice(C-1, min(n_other, C-1), replace=False)
+        others += others >= a    # step over the anchor's class
         take = np.zeros(len(others), dtype=np.int64)
         if len(others) == n_other: take[:] = 1
         else:
-            while (left := n_other - take.sum()): take[np.flatnonzero(take < c.count[others])[:left]] += 1    # round by round, until a class is used up
+            while (left := n_other - take.sum()):
+                take[np.flatnonzero(take < c.count[others])[:left]] += 1    # round by round, until a class is used up
         out[i,2:] = np.concatenate([c.first[k] + g.choice(c.count[k], t, replace=False) for k,t in zip(others, take)])
     return torch.from_numpy(c.order[out])
 

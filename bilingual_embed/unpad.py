@@ -26,13 +26,17 @@ class Row:
         self.mask,(self.B,self.T) = mask,mask.shape
         at = mask.flatten().nonzero()[:,0]
         self.n = len(at)                                     # real tokens
-        self.place = F.pad(at, (0, -len(at) % multiple), value=self.B*self.T) if self.n else at  # (N,) the token's number in the rectangle; B*T: no text's
+        # (N,) the token's number in the rectangle; B*T: no text's
+        self.place = F.pad(at, (0, -len(at) % multiple), value=self.B*self.T) if self.n else at
     @cached_property
     def texts(self)->tuple[Tensor,Tensor,Tensor]: # (N,) number of each token's text, its first and its last token: the same for all layers
         "Where each token's text lies in the row"
-        N,text = len(self.place),self.place//self.T; at = torch.arange(N, device=text.device)
-        new = torch.ones_like(text, dtype=torch.bool); new[1:] = text[1:] != text[:-1]
-        last = torch.ones_like(new); last[:-1] = new[1:]
+        N,text = len(self.place),self.place//self.T
+        at = torch.arange(N, device=text.device)
+        new = torch.ones_like(text, dtype=torch.bool)
+        new[1:] = text[1:] != text[:-1]
+        last = torch.ones_like(new)
+        last[:-1] = new[1:]
         return text, torch.where(new, at, 0).cummax(0).values, torch.where(last, at, N).flip(0).cummin(0).values.flip(0)
     def out(self, x:Tensor)->Tensor: # (B,T,...) -> (1,N,...)
         "The real tokens in one row"
@@ -49,13 +53,19 @@ def block_plan(
     reach:Tensor,   # (1,H,N) from `reach`
 )->tuple[Tensor,Tensor]: # (H,n,n) bool, n = N/BLOCK: pairs of blocks that count with a mask inside, and without
     "Which blocks of keys each block of queries reads"
-    N,H = len(row.place),reach.shape[1]; n = N//BLOCK; dev = row.place.device; text,begin,end = row.texts
+    N,H = len(row.place),reach.shape[1]
+    n = N//BLOCK
+    dev = row.place.device
+    text,begin,end = row.texts
     w = reach[0].view(H, n, BLOCK).amax(-1).clamp(max=N).ceil().long()                              # (H,n)
-    a = torch.arange(0, N, BLOCK, device=dev); b = a+BLOCK-1                                        # (n,) first and last query
-    lo = torch.maximum(begin[a], a-w)//BLOCK; hi = torch.minimum(end[b], b+w)//BLOCK                # (H,n) first and last block of keys
+    a = torch.arange(0, N, BLOCK, device=dev)
+    b = a+BLOCK-1                                        # (n,) first and last query
+    lo = torch.maximum(begin[a], a-w)//BLOCK
+    hi = torch.minimum(end[b], b+w)//BLOCK                # (H,n) first and last block of keys
     j = torch.arange(n, device=dev)
     need = (lo[...,None] <= j) & (j <= hi[...,None])
-    one = text[a] == text[b]                                                                        # (n,) blocks of a single text
+    # (n,) blocks of a single text
+    one = text[a] == text[b]
     whole = need & (one[:,None] & one & (text[a][:,None] == text[a]))
     return need & ~whole, whole
 
@@ -74,7 +84,8 @@ def has_flex(
     "Can attention be compiled for this device? Said once where it cannot"
     if kind != 'cuda': return False
     from torch.utils._triton import has_triton
-    if not has_triton(): warnings.warn("this PyTorch has no Triton, so attention on the GPU runs row by row in blocks, several times slower; install PyTorch's CUDA build with triton")
+    if not has_triton():
+        warnings.warn("this PyTorch has no Triton, so attention on the GPU runs row by row in blocks, several times slower; install PyTorch's CUDA build with triton")
     return has_triton()
 
 def flex_attention(
@@ -100,7 +111,8 @@ def row_of(
     like:Tensor,         # (B,T,...) anything of the batch
 )->Row|None:          # None: the rectangle is the better form
     "The batch's real tokens, where a row of them is worth while: always on a GPU, with more than a little padding on a CPU"
-    if has_flex(like.device.type): return Row(torch.ones(like.shape[:2], dtype=torch.bool, device=like.device) if mask is None else mask, BLOCK)
+    if has_flex(like.device.type):
+        return Row(torch.ones(like.shape[:2], dtype=torch.bool, device=like.device) if mask is None else mask, BLOCK)
     return None if mask is None or mask.sum() >= FULL*mask.numel() else Row(mask)
 
 def row_attention(

@@ -28,14 +28,16 @@ def resamples(
         yield np.bincount((rng.integers(0, n, (b,n)) + n*np.arange(b)[:,None]).ravel(), minlength=b*n).reshape(b,n).astype(np.float32)
 
 def _groups(x): # order that sorts x, and where each group of equal values starts
-    order = np.argsort(x, kind='stable'); s = x[order]
+    order = np.argsort(x, kind='stable')
+    s = x[order]
     return order,np.flatnonzero(np.r_[True, s[1:] != s[:-1]])
 
 def _ranks(w, x): # (b,n) mid-ranks of x in each resample, minus their mean
     order,start = _groups(x)
     g = np.add.reduceat(w[:,order].astype(np.float64), start, axis=1)
     mid = np.cumsum(g, 1) - g/2 + .5
-    out = np.empty(w.shape); out[:,order] = np.repeat(mid, np.diff(np.r_[start, len(x)]), axis=1)
+    out = np.empty(w.shape)
+    out[:,order] = np.repeat(mid, np.diff(np.r_[start, len(x)]), axis=1)
     return out - (w.sum(1, keepdims=True)+1)/2
 
 def _spearman(w, gold, cosine):
@@ -46,7 +48,8 @@ def _average_precision(w, label, cosine):
     order,start = _groups(-cosine)
     take = lambda v: np.cumsum(np.add.reduceat(v[:,order].astype(np.float64), start, axis=1), 1)
     seen,hits = take(w),take(w*label)
-    with np.errstate(invalid='ignore', divide='ignore'): return np.nansum(np.diff(hits, axis=1, prepend=0)/hits[:,-1:]*hits/seen, 1)
+    with np.errstate(invalid='ignore', divide='ignore'):
+        return np.nansum(np.diff(hits, axis=1, prepend=0)/hits[:,-1:]*hits/seen, 1)
 
 def bootstrap(
     items:Items,
@@ -71,7 +74,9 @@ def compare(
     if (a.task,a.data,a.values.shape) != (b.task,b.data,b.values.shape):
         raise ValueError(f"cannot compare {a.run} on {a.task} ({len(a.values)} items, data {a.data}) with {b.run} on {b.task} ({len(b.values)} items, data {b.data}); judge both on the same test set")
     d,point = bootstrap(a, n_boot, seed)-bootstrap(b, n_boot, seed),a.score()-b.score()
-    if a.kind == 'Clustering': half = 1.96*d.std(ddof=1)*(np.sqrt(len(d)/(len(d)-1))); low,high = point-half,point+half
+    if a.kind == 'Clustering':
+        half = 1.96*d.std(ddof=1)*(np.sqrt(len(d)/(len(d)-1)))
+        low,high = point-half,point+half
     else: low,high = np.nanquantile(d, [(1-level)/2, (1+level)/2])
     word = 'better' if low > 0 else 'worse' if high < 0 else 'no difference'
     return dict(task=a.task, n=a.n, run=a.run, against=b.run, value=a.score(), other=b.score(), diff=point, low=float(low), high=float(high), verdict=word)
@@ -92,7 +97,8 @@ class Verdict:
         for task,g in self.table[self.table.run == self.final].groupby('task', sort=False):
             row = {'task':task, 'n':int(g.n.iloc[0]), self.final:f'{100*g.value.iloc[0]:.1f}'}
             by = {r.against:r for r in g.itertuples()}
-            for o in self.against: row[f'against {o}'] = f'{by[o].verdict} {_points(by[o].diff)} [{_points(by[o].low)}, {_points(by[o].high)}]' if o in by else ''
+            for o in self.against:
+                row[f'against {o}'] = f'{by[o].verdict} {_points(by[o].diff)} [{_points(by[o].low)}, {_points(by[o].high)}]' if o in by else ''
             out.append(row)
         return pd.DataFrame(out)
     @property
@@ -106,7 +112,8 @@ class Verdict:
         "The verdict on the run"
         t,parts = self.table[self.table.run == self.final],[]
         for o in self.against:
-            g = t[t.against == o]; by = {v:list(g.task[g.verdict == v]) for v in ('better','no difference','worse')}
+            g = t[t.against == o]
+            by = {v:list(g.task[g.verdict == v]) for v in ('better','no difference','worse')}
             rest = [f"{w} on {len(by[v])} ({', '.join(by[v])})" for v,w in (('no difference','no different'),('worse','worse')) if by[v]]
             parts.append(f"better than {o} on {len(by['better'])} of {len(g)} tasks" + ''.join(f', {r}' for r in rest))
         return f"{self.final} is " + '; '.join(parts) + '.'
@@ -124,8 +131,10 @@ def verdict(
     "Better or not, per task, than the stage before, the first stage and the baselines"
     runs = {}
     for i in items: runs.setdefault(i.run, {})[i.task] = i
-    if missing := [s for s in stages if s not in runs]: raise ValueError(f"no items of {', '.join(missing)}; there are items of {', '.join(runs) or 'no run'}: judge these stages with evaluate first")
-    if len(stages)+sum(b in runs for b in baselines) < 2: raise ValueError("nothing to compare with: name a stage before the last, or a baseline that was judged")
+    if missing := [s for s in stages if s not in runs]:
+        raise ValueError(f"no items of {', '.join(missing)}; there are items of {', '.join(runs) or 'no run'}: judge these stages with evaluate first")
+    if len(stages)+sum(b in runs for b in baselines) < 2:
+        raise ValueError("nothing to compare with: name a stage before the last, or a baseline that was judged")
     final = stages[-1]
     held = list(dict.fromkeys([*stages[-2:-1], *stages[:1][:len(stages)-1], *(b for b in baselines if b in runs and b != final)]))
     pairs = [(a,b) for b,a in zip(stages, stages[1:])] + [(final,o) for o in held]
@@ -146,7 +155,8 @@ def plot_scores(
     value = {}
     for s in scores: value.setdefault((s.run,s.task), s)
     runs = {r for r,_ in value}
-    if missing := [s for s in stages if s not in runs]: raise ValueError(f"no scores of {', '.join(missing)}; there are scores of {', '.join(sorted(runs)) or 'no run'}")
+    if missing := [s for s in stages if s not in runs]:
+        raise ValueError(f"no scores of {', '.join(missing)}; there are scores of {', '.join(sorted(runs)) or 'no run'}")
     others,final = [o for o in others if o in runs],stages[-1]
     tasks = [t for t in dict.fromkeys(t for _,t in value) if (final,t) in value]
     ranked = {o:[t for t in tasks if (o,t) in value] for o in others}

@@ -25,11 +25,13 @@ def reach(
 )->Tensor:          # (B,H,T) float32, tokens; keys farther away than this may be left out
     "How far each query sees: W of the theorem"
     eps = exact(q.dtype) if eps is None else eps
-    if not 0 < eps < 1: raise ValueError(f"eps {eps} is not between 0 and 1: it is the share of the weight that may be lost")
+    if not 0 < eps < 1:
+        raise ValueError(f"eps {eps} is not between 0 and 1: it is the share of the weight that may be lost")
     m,r = slopes.to(q.device, torch.float32)[:,None],q.shape[-1]**-.5
     tau = torch.log(2/eps/-torch.expm1(-m))                                              # (H,1)
     norm = lambda t: torch.linalg.vector_norm(t.float(), dim=-1)                           # (B,H,T)
-    return (tau + r*(norm(q)*norm(k).amax(-1, keepdim=True) - (q.float()*k.float()).sum(-1)))/m * (1+1e-5)   # a little more than rounding could take away
+    # a little more than rounding could take away
+    return (tau + r*(norm(q)*norm(k).amax(-1, keepdim=True) - (q.float()*k.float()).sum(-1)))/m * (1+1e-5)
 
 # %% ../nbs/05a_windows.ipynb #e8a0a499
 BLOCK = 256 # queries in a block; ours, measured in the benchmark
@@ -41,7 +43,8 @@ def spans(
     unit:int=1,     # windows begin and end at multiples of it, or at the text's end
 )->list[list[tuple[int,int,int,int]]]: # for each head: first and last+1 query, first and last+1 key
     "Which keys each block of queries needs"
-    B,H,T = reach.shape; n = -(-T//block)
+    B,H,T = reach.shape
+    n = -(-T//block)
     w = F.pad(reach.amax(0), (0, n*block-T)).view(H, n, block).amax(-1).clamp(max=T).ceil().long().tolist()
     at = [(i*block, min((i+1)*block, T)) for i in range(n)]
     return [[(a, b, max(a-x, 0)//unit*unit, min(-(-(b+x)//unit)*unit, T)) for (a,b),x in zip(at, head)] for head in w]
@@ -50,9 +53,11 @@ def _bias(view, h, a, b, lo, hi): # (1,b-a,hi-lo) of head h, for queries b-1..a 
     T = view.shape[-1]
     return view.as_strided((1, b-a, hi-lo), (0, 1, 1), h*(2*T-1) + lo-b+T)
 
-def _products(q): return q.device.type == 'cpu' and q.dtype == torch.bfloat16 # where two matrix products beat the fused kernel
+def _products(q):
+    return q.device.type == 'cpu' and q.dtype == torch.bfloat16 # where two matrix products beat the fused kernel
 
-def _weights(q, k, bias): return torch.baddbmm(bias.expand(len(q), -1, -1), q, k.mT, alpha=q.shape[-1]**-.5).softmax(-1) # (B,queries,keys)
+def _weights(q, k, bias):
+    return torch.baddbmm(bias.expand(len(q), -1, -1), q, k.mT, alpha=q.shape[-1]**-.5).softmax(-1) # (B,queries,keys)
 
 def _piece(q, k, v, bias): # (B,queries,d), keys and values (B,keys,d)
     if _products(q): return _weights(q, k, bias) @ v
@@ -63,23 +68,32 @@ class _Windowed(torch.autograd.Function):
     def forward(ctx, q, k, v, slopes, plan):
         view,out = toeplitz_bias(slopes.to(q.device), q.shape[2], q.dtype),torch.empty_like(q)
         for h,head in enumerate(plan):
-            for a,b,lo,hi in head: out[:,h,a:b] = _piece(q[:,h,a:b].flip(1), k[:,h,lo:hi], v[:,h,lo:hi], _bias(view, h, a, b, lo, hi)).flip(1)
-        ctx.save_for_backward(q, k, v, slopes, out); ctx.plan = plan
+            for a,b,lo,hi in head:
+                out[:,h,a:b] = _piece(q[:,h,a:b].flip(1), k[:,h,lo:hi], v[:,h,lo:hi], _bias(view, h, a, b, lo, hi)).flip(1)
+        ctx.save_for_backward(q, k, v, slopes, out)
+        ctx.plan = plan
         return out
     @staticmethod
     @once_differentiable
     def backward(ctx, g):
-        q,k,v,slopes,out = ctx.saved_tensors; view = toeplitz_bias(slopes.to(q.device), q.shape[2], q.dtype)
+        q,k,v,slopes,out = ctx.saved_tensors
+        view = toeplitz_bias(slopes.to(q.device), q.shape[2], q.dtype)
         dq,r = torch.empty_like(q),q.shape[-1]**-.5
-        dk,dv = (torch.zeros(k.mT.shape, dtype=torch.promote_types(k.dtype, torch.float32), device=k.device) for _ in range(2)) # (B,H,d,T): products of this form are the fast ones
-        own = -(g.float()*out.float()).sum(-1, keepdim=True).to(q.dtype)                                                       # (B,H,T,1)
+        # (B,H,d,T): products of this form are the fast ones
+        dk,dv = (torch.zeros(k.mT.shape, dtype=torch.promote_types(k.dtype, torch.float32), device=k.device) for _ in range(2))
+        # (B,H,T,1)
+        own = -(g.float()*out.float()).sum(-1, keepdim=True).to(q.dtype)
         with torch.autocast(q.device.type, enabled=False):
             for h,head in enumerate(ctx.plan):
                 for a,b,lo,hi in head:
-                    x,gx,o = (t[:,h,a:b].flip(1) for t in (q,g,own)); y,z = k[:,h,lo:hi],v[:,h,lo:hi]
+                    x,gx,o = (t[:,h,a:b].flip(1) for t in (q,g,own))
+                    y,z = k[:,h,lo:hi],v[:,h,lo:hi]
                     p = _weights(x, y, _bias(view, h, a, b, lo, hi))
-                    ds = torch.baddbmm(o.expand_as(p), gx, z.mT).mul_(p)                                                       # gradient at the scores
-                    dq[:,h,a:b] = (ds@y).flip(1).mul_(r); dk[:,h,:,lo:hi].add_(x.mT@ds, alpha=r); dv[:,h,:,lo:hi].add_(gx.mT@p)
+                    # gradient at the scores
+                    ds = torch.baddbmm(o.expand_as(p), gx, z.mT).mul_(p)
+                    dq[:,h,a:b] = (ds@y).flip(1).mul_(r)
+                    dk[:,h,:,lo:hi].add_(x.mT@ds, alpha=r)
+                    dv[:,h,:,lo:hi].add_(gx.mT@p)
         return dq, dk.mT.to(k.dtype), dv.mT.to(v.dtype), None, None
 
 def window_attention(
@@ -91,6 +105,8 @@ def window_attention(
     block:int=BLOCK,       # queries in a block
 )->Tensor:                 # (B,H,T,d)
     "Softmax attention with symmetric ALiBi that reads only the keys that can count; differentiable once"
-    if _products(q): q,k,v = q.contiguous(),k.contiguous(),v.contiguous()          # products of slices would copy them block by block
+    if _products(q):
+        # products of slices would copy them block by block
+        q,k,v = q.contiguous(),k.contiguous(),v.contiguous()
     with torch.no_grad(): plan = spans(reach(q, k, slopes, eps), block, UNIT if _products(q) else 1)
     with torch.autocast(q.device.type, enabled=False): return _Windowed.apply(q, k, v, slopes, plan)

@@ -10,12 +10,14 @@ ROOT = Path(__file__).resolve().parent.parent
 STORY = [("The lighthouse keeper wrote the weather into a book every evening.",'en'), ("Am Morgen lag Nebel über dem Hafen, und die Boote blieben am Kai.",'de'),
          ("By noon the wind had turned, and the first sails came round the point.",'en'), ("Der Hafenmeister zählte sie und strich ihre Namen auf seiner Liste durch.",'de')]
 
-def pytest_addoption(parser): parser.addoption('--slow', action='store_true', help="run the tests marked slow too (minutes)")
+def pytest_addoption(parser):
+    parser.addoption('--slow', action='store_true', help="run the tests marked slow too (minutes)")
 
 def pytest_configure(config):
     config.addinivalue_line('markers', 'slow: takes a minute or more; runs with --slow')
     from hypothesis import settings
-    settings.register_profile('house', max_examples=25, deadline=None, derandomize=True, database=None)   # the same examples everywhere
+    # the same examples everywhere
+    settings.register_profile('house', max_examples=25, deadline=None, derandomize=True, database=None)
     settings.load_profile('house')
 
 def pytest_collection_modifyitems(config, items):
@@ -28,7 +30,8 @@ def offline():
     "A connection to anywhere but this machine is an error"
     connect = socket.socket.connect
     def local(self, address):
-        if self.family != socket.AF_UNIX and str(address[0]) not in ('127.0.0.1','::1','localhost','0.0.0.0'): raise OSError(f"a test wanted to connect to {address}; tests are offline")
+        if self.family != socket.AF_UNIX and str(address[0]) not in ('127.0.0.1','::1','localhost','0.0.0.0'):
+            raise OSError(f"a test wanted to connect to {address}; tests are offline")
         return connect(self, address)
     socket.socket.connect = local
     yield
@@ -41,11 +44,14 @@ def model_folder(tmp_path_factory)->Path:
     from transformers.utils import logging
     from bilingual_embed.model import JinaBertConfig, JinaBertModel
     from bilingual_embed.tokenizer import train_tokenizer
-    logging.disable_progress_bar(); torch.manual_seed(0); torch.set_num_threads(1)
+    logging.disable_progress_bar()
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp('models')/'small'
     tok = train_tokenizer(STORY*3, vocab_size=320, langs=('en','de'))
     config = JinaBertConfig(vocab_size=320, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64, pad_token_id=tok.pad_token_id, initializer_range=.2)
-    JinaBertModel(config).save_pretrained(folder); tok.save_pretrained(folder)
+    JinaBertModel(config).save_pretrained(folder)
+    tok.save_pretrained(folder)
     return folder
 
 @pytest.fixture(scope='session')

@@ -26,17 +26,21 @@ class Outcome:
     seconds:float=0.
     mb:float=0.      # memory above what was there before
 
-class Boom(Exception): "Raised outside the library, which hands it on as it came: a source of texts that breaks off, transformers' own refusals"
+class Boom(Exception):
+    "Raised outside the library, which hands it on as it came: a source of texts that breaks off, transformers' own refusals"
 
 def frames(tb): # code, and the instruction at which it was left, outermost first
-    while tb: yield tb.tb_frame.f_code,tb.tb_lasti; tb = tb.tb_next
+    while tb:
+        yield tb.tb_frame.f_code,tb.tb_lasti
+        tb = tb.tb_next
 
 def judge(e):
     "Is this an error that the library means, with words?"
     if isinstance(e, Boom): return Outcome('refused', f"as it came: {e}"[:300])
     at,text,name = list(frames(e.__traceback__)),str(e),type(e).__name__
     where = next((f"{Path(c.co_filename).stem}:{c.co_name}" for c,_ in reversed(at) if c.co_filename.startswith(LIB)), 'outside')
-    on_purpose = at and at[-1][0].co_filename.startswith(LIB) and at[-1][0].co_code[at[-1][1]] == dis.opmap['RAISE_VARARGS']      # by a raise of ours, not on the way to one
+    # by a raise of ours, not on the way to one
+    on_purpose = at and at[-1][0].co_filename.startswith(LIB) and at[-1][0].co_code[at[-1][1]] == dis.opmap['RAISE_VARARGS']
     mine = type(e).__module__.startswith('bilingual_embed.') or on_purpose and type(e) in (ValueError, OSError, FileNotFoundError, RuntimeError, FloatingPointError)
     fine = mine and len(text) >= 20 and ' object at 0x' not in text and len(text) < 20_000
     return Outcome('refused' if fine else 'crash', f"{name} in {where}: {text[:300]}")
@@ -45,25 +49,39 @@ def _vm(key): return int(next(l for l in open('/proc/self/status') if l.startswi
 
 def _watch(folder, seen):
     "From here on: what this process executes, and whence"
-    folder = os.path.realpath(folder)+os.sep; inside = lambda p: isinstance(p, (str,bytes)) and os.path.realpath(os.fsdecode(p)).startswith(folder)
+    folder = os.path.realpath(folder)+os.sep
+    inside = lambda p: isinstance(p, (str,bytes)) and os.path.realpath(os.fsdecode(p)).startswith(folder)
     def hook(event, args):
         if event in FORBIDDEN: seen.append(f"{event} {args!r:.200}")
-        elif event == 'exec' and inside(getattr(args[0], 'co_filename', None)): seen.append(f"exec {args[0].co_filename}")
+        elif event == 'exec' and inside(getattr(args[0], 'co_filename', None)):
+            seen.append(f"exec {args[0].co_filename}")
         elif event in ('compile','import','ctypes.dlopen'):
-            if any(inside(a) for a in args[:2] if isinstance(a, str) and os.sep in a): seen.append(f"{event} {args[:2]!r:.200}")
+            if any(inside(a) for a in args[:2] if isinstance(a, str) and os.sep in a):
+                seen.append(f"{event} {args[:2]!r:.200}")
     sys.addaudithook(hook)
 
 def _inner(door, case, folder, out, room):
-    null = os.open(os.devnull, os.O_RDWR); [os.dup2(null, n) for n in (0, 1)]
-    err = os.open(str(folder)+'.err', os.O_RDWR|os.O_CREAT); os.dup2(err, 2)
-    faulthandler.disable(); signal.signal(signal.SIGINT, signal.SIG_DFL); resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    limit = int((_vm('VmData')+room)*2**20); resource.setrlimit(resource.RLIMIT_DATA, (limit, limit)); before = _vm('VmRSS')
-    seen = []; _watch(folder, seen); t = time.perf_counter()
+    null = os.open(os.devnull, os.O_RDWR)
+    [os.dup2(null, n) for n in (0, 1)]
+    err = os.open(str(folder)+'.err', os.O_RDWR|os.O_CREAT)
+    os.dup2(err, 2)
+    faulthandler.disable()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    limit = int((_vm('VmData')+room)*2**20)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+    before = _vm('VmRSS')
+    seen = []
+    _watch(folder, seen)
+    t = time.perf_counter()
     try:
-        with warnings.catch_warnings(): warnings.simplefilter('ignore'); door(case, folder)
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            door(case, folder)
         o = Outcome('accepted', '')
     except BaseException as e: o = judge(e)
-    o.seconds = time.perf_counter()-t; o.mb = max(0., resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/1024-before)
+    o.seconds = time.perf_counter()-t
+    o.mb = max(0., resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/1024-before)
     if seen: o.kind,o.what = 'crash',f"executed: {seen[0]}"
     os.write(out, pickle.dumps(o))
 
@@ -74,11 +92,19 @@ def trial(
     room=ROOM,         # MB
 )->Outcome:
     "A case in a process of its own"
-    top = Path(tempfile.mkdtemp(prefix='hostile-')); folder = top/'here'; folder.mkdir(); r,w = os.pipe(); t = time.perf_counter(); pid = os.fork()
+    top = Path(tempfile.mkdtemp(prefix='hostile-'))
+    folder = top/'here'
+    folder.mkdir()
+    r,w = os.pipe()
+    t = time.perf_counter()
+    pid = os.fork()
     if not pid:
-        try: os.close(r); _inner(door, case, folder, w, room)
+        try:
+            os.close(r)
+            _inner(door, case, folder, w, room)
         finally: os._exit(0)
-    os.close(w); data = b''
+    os.close(w)
+    data = b''
     try:
         while (left := t+seconds-time.perf_counter()) > 0 and select.select([r], [], [], left)[0]:
             if not (piece := os.read(r, 1<<16)): break
@@ -109,7 +135,8 @@ def damage(draw, b):
     "Bytes with something done to them"
     how = draw(st.sampled_from(['cut','cut','flip','flip','insert','double','zero']))
     if not b or isinstance(b, str): return b    # nothing, or the name of a bomb
-    i = draw(st.integers(0, len(b)-1)); x = draw(st.binary(min_size=1, max_size=8))
+    i = draw(st.integers(0, len(b)-1))
+    x = draw(st.binary(min_size=1, max_size=8))
     return dict(cut=lambda: b[:i], flip=lambda: b[:i]+x+b[i+len(x):], insert=lambda: b[:i]+x+b[i:], double=lambda: b+b[:i], zero=lambda: b[:i]+bytes(len(b)-i))[how]()
 
 def bent(draw, tree, times=2):
@@ -118,17 +145,21 @@ def bent(draw, tree, times=2):
     for _ in range(draw(st.integers(1, times))):
         at = tree
         while isinstance(at, (dict,list)) and at:
-            k = draw(st.sampled_from(sorted(at, key=str)[:400] if isinstance(at, dict) else range(min(len(at), 50)))); below = at[k]
+            k = draw(st.sampled_from(sorted(at, key=str)[:400] if isinstance(at, dict) else range(min(len(at), 50))))
+            below = at[k]
             if not isinstance(below, (dict,list)) or not below or draw(st.integers(0, 2)) == 0:
                 what = draw(st.integers(0, 5))
                 if what == 0: del at[k]
-                elif what == 1 and isinstance(at, dict): at[draw(st.sampled_from(['x', k+'x', '__class__', 'type']))] = below
+                elif what == 1 and isinstance(at, dict):
+                    at[draw(st.sampled_from(['x', k+'x', '__class__', 'type']))] = below
                 else: at[k] = copy.deepcopy(draw(junk))         # a list out of `junk` is always the same list
                 break
             at = below
     return tree
 
-def dumps(x): return json.dumps(x).encode('utf-8', 'surrogatepass')    # NaN, Infinity and half surrogate pairs go into the file as they are
+def dumps(x):
+    # NaN, Infinity and half surrogate pairs go into the file as they are
+    return json.dumps(x).encode('utf-8', 'surrogatepass')
 
 # ---- encode
 
@@ -140,7 +171,8 @@ def embedder():
     from bilingual_embed.model import JinaBertConfig, JinaBertModel
     from bilingual_embed.tokenizer import train_tokenizer
     from conftest import STORY
-    torch.manual_seed(0); torch.set_num_threads(1)
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
     tok = train_tokenizer(STORY*3, vocab_size=320, langs=('en','de'))
     config = JinaBertConfig(vocab_size=320, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64, pad_token_id=tok.pad_token_id, initializer_range=.2)
     return Embedder(JinaBertModel(config).eval(), tok)
@@ -153,9 +185,16 @@ class Liar:
 def breaks(xs):
     yield from xs
     raise Boom('the source broke off')
-def _pd(): import pandas; return pandas
-def _pa(): import pyarrow; return pyarrow
-def _objects(xs): a = np.empty(len(xs), object); a[:] = xs; return a
+def _pd():
+    import pandas
+    return pandas
+def _pa():
+    import pyarrow
+    return pyarrow
+def _objects(xs):
+    a = np.empty(len(xs), object)
+    a[:] = xs
+    return a
 HOLDS = dict(list=list, tuple=tuple, generator=lambda xs: (x for x in xs), breaks=breaks, array=_objects, strings=lambda xs: np.array([str(x).encode('utf-8', 'replace').decode() for x in xs]), series=lambda xs: _pd().Series(xs, dtype=object),
              pandas_string=lambda xs: _pd().Series([x if isinstance(x, str) else None for x in xs], dtype='string'), index=lambda xs: _pd().Index(xs, dtype=object), frame=lambda xs: _pd().DataFrame(dict(text=_objects(xs))),
              arrow=lambda xs: _pa().array([x.encode('utf-8', 'replace').decode() if isinstance(x, str) else None for x in xs], _pa().string()), arrow_table=lambda xs: _pa().table(dict(text=_pa().array([str(x).encode('utf-8', 'replace').decode() for x in xs]))),
@@ -170,7 +209,8 @@ def encode_case(draw):
     return dict(texts=draw(st.lists(item, max_size=5)), how=draw(st.sampled_from(sorted(HOLDS))), kw=kw)
 
 def encode_door(case, folder):
-    e,kw = embedder(),case['kw']; xs = [LARGE[t[1]] if isinstance(t, tuple) and t[0] == 'large' else t for t in case['texts']]
+    e,kw = embedder(),case['kw']
+    xs = [LARGE[t[1]] if isinstance(t, tuple) and t[0] == 'large' else t for t in case['texts']]
     try: v = e.encode(HOLDS[case['how']](xs), **kw)
     finally: assert not e.model.training
     assert isinstance(v, np.ndarray) and v.dtype == np.float32 and v.shape[-1] == (kw.get('dim') or e.dim) and np.isfinite(v).all(), (v.dtype, v.shape)
@@ -178,7 +218,8 @@ def encode_door(case, folder):
     assert case['how'] in ('one','file','few','many','zero_dim') or len(rows) == len(xs), (len(rows), len(xs))
     if kw.get('normalize', True): np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-4)
     if case['how'] == 'list' and kw.get('precision') in (None, 'fp32'):
-        for t,row in list(zip(xs, rows))[:3]: np.testing.assert_allclose(e.encode(t, **kw), row, rtol=0, atol=1e-5*max(1, np.abs(row).max()))
+        for t,row in list(zip(xs, rows))[:3]:
+            np.testing.assert_allclose(e.encode(t, **kw), row, rtol=0, atol=1e-5*max(1, np.abs(row).max()))
 
 # ---- files of rows
 
@@ -192,22 +233,29 @@ line = row.map(dumps) | st.fixed_dictionaries(good).map(dumps) | st.fixed_dictio
 @lru_cache
 def bomb(kind): # a few hundred kilobytes that unpack to a gigabyte
     import zstandard
-    what,pack = kind.split('.'); block = dict(zeros=bytes(1<<24), lines=b'\n'*(1<<24), brackets=b'['*(1<<24), rows=b'{}\n'*((1<<24)//3), quote=b'"'+b'a'*((1<<24)-1))[what]
-    if pack == 'zst': c = zstandard.ZstdCompressor(level=1).compressobj(); return b''.join(c.compress(block) for _ in range(64)) + c.flush()
+    what,pack = kind.split('.')
+    block = dict(zeros=bytes(1<<24), lines=b'\n'*(1<<24), brackets=b'['*(1<<24), rows=b'{}\n'*((1<<24)//3), quote=b'"'+b'a'*((1<<24)-1))[what]
+    if pack == 'zst':
+        c = zstandard.ZstdCompressor(level=1).compressobj()
+        return b''.join(c.compress(block) for _ in range(64)) + c.flush()
     return gzip.compress(block, 1)*64
 BOMBS = [f'{w}.{p}' for w in ('zeros','lines','brackets','rows','quote') for p in ('gz','zst')]
 
 @lru_cache
 def parquet(kind=''):
     import datetime, pyarrow as pa, pyarrow.parquet as pq
-    n = 50; cols = dict(text=pa.array(['Satz %d, der länger ist' % i for i in range(n)]), query=pa.array(['q']*n), positive=pa.array(['p']*n), score=pa.array(np.linspace(0, 5, n)))
+    n = 50
+    cols = dict(text=pa.array(['Satz %d, der länger ist' % i for i in range(n)]), query=pa.array(['q']*n), positive=pa.array(['p']*n), score=pa.array(np.linspace(0, 5, n)))
     if kind == 'late': cols['when'] = pa.array([2**62]*n, pa.timestamp('us'))
     if kind == 'bytes': cols['text'] = pa.array([b'\xff\xfe']*n, pa.binary())
     if kind == 'lists': cols['negatives'] = pa.array([[None,'a']]*n)
-    if kind == 'bad_utf8': cols['text'] = pa.Array.from_buffers(pa.string(), n, pa.array([b'\xff\xfe']*n, pa.binary()).buffers())
+    if kind == 'bad_utf8':
+        cols['text'] = pa.Array.from_buffers(pa.string(), n, pa.array([b'\xff\xfe']*n, pa.binary()).buffers())
     t = pa.table(cols)
     if kind == 'twice': t = t.append_column('text', t['query'])
-    b = io.BytesIO(); pq.write_table(t, b, row_group_size=20); return b.getvalue()
+    b = io.BytesIO()
+    pq.write_table(t, b, row_group_size=20)
+    return b.getvalue()
 
 THINGS = ['file']*20 + ['folder','fifo','loop','dangling','device','missing','name','vanish','shrink','nul']
 
@@ -217,18 +265,23 @@ COLUMNS_GOOD,GOOD = 'text query positive negatives sentence1 sentence2 score lab
 def body(draw, ext):
     "Bytes of a file with that name"
     import zstandard
-    if ext == '.parquet': b = parquet(draw(st.sampled_from(['','late','bytes','lists','bad_utf8','twice']))); return damage(draw, b) if draw(st.booleans()) else b
+    if ext == '.parquet':
+        b = parquet(draw(st.sampled_from(['','late','bytes','lists','bad_utf8','twice'])))
+        return damage(draw, b) if draw(st.booleans()) else b
     if draw(st.integers(0, 60)) == 0: return draw(st.sampled_from(BOMBS))
-    table = '.csv' in ext or '.tsv' in ext; sep = b'\t' if '.tsv' in ext else b','
+    table = '.csv' in ext or '.tsv' in ext
+    sep = b'\t' if '.tsv' in ext else b','
     if draw(st.booleans()): # a good file with one odd line in it
         fine = [sep.join(GOOD) for _ in range(9)] if table else [dumps(dict(zip(COLUMNS_GOOD, map(bytes.decode, GOOD))) | dict(negatives=['no']))]*9
         b = b'\n'.join(([sep.join(c.encode() for c in COLUMNS_GOOD)] if table else []) + fine + [draw(line)] + fine)
     else: b = b'\n'.join(draw(st.lists(line, max_size=8)))
-    if table and not b.startswith(b'text'): b = draw(st.sampled_from([b'text,label,score', b'text\tlabel\tscore', b'', b'query,positive', b','.join(b'c%d' % i for i in range(3000)), b'text,text']))+b'\n'+b
+    if table and not b.startswith(b'text'):
+        b = draw(st.sampled_from([b'text,label,score', b'text\tlabel\tscore', b'', b'query,positive', b','.join(b'c%d' % i for i in range(3000)), b'text,text']))+b'\n'+b
     enc = draw(st.sampled_from(['','','','utf-8-sig','utf-16','utf-32','latin-1']))
     if enc: b = b.decode('utf-8', 'replace').encode(enc, 'replace')
     pack = ext.rsplit('.', 1)[1]
-    if draw(st.integers(0, 5)): b = gzip.compress(b, mtime=0) if pack == 'gz' else zstandard.ZstdCompressor().compress(b) if pack == 'zst' else b
+    if draw(st.integers(0, 5)):
+        b = gzip.compress(b, mtime=0) if pack == 'gz' else zstandard.ZstdCompressor().compress(b) if pack == 'zst' else b
     return damage(draw, b) if draw(st.integers(0, 3)) == 0 else b
 
 EXTS = ['.jsonl','.jsonl','.csv','.tsv','.parquet','.jsonl.gz','.jsonl.zst','.csv.gz','.tsv.zst']
@@ -253,7 +306,9 @@ def place(path, thing, data):
 def rows_door(case, folder):
     from bilingual_embed.readers import records_of
     from bilingual_embed.records import RECORDS, Skips, texts_of
-    path = folder/('set.train.en'+case['ext']); skips = Skips(); place(path, case['thing'], case['data'])
+    path = folder/('set.train.en'+case['ext'])
+    skips = Skips()
+    place(path, case['thing'], case['data'])
     if case['thing'] == 'name': path = folder/('x'*300+'.en.jsonl')
     if case['thing'] == 'nul': path = folder/'a\0b.en.jsonl'
     for i,r in enumerate(islice(records_of(path, case['kind'], case['lang'], on_error=case['on_error'], skips=skips, **case['kw']), 20_000)):
@@ -272,32 +327,47 @@ def source_case(draw):
 def source_door(case, folder):
     from bilingual_embed.corpus import LocalSource
     from bilingual_embed.records import Skips
-    for name,ext,thing,data in case: (folder/name).parent.mkdir(exist_ok=True); place(folder/(name+ext), thing, data)
-    s = LocalSource(folder); list(islice(s.read(('en','de'), Skips()), 20_000)); s.describe()
+    for name,ext,thing,data in case:
+        (folder/name).parent.mkdir(exist_ok=True)
+        place(folder/(name+ext), thing, data)
+    s = LocalSource(folder)
+    list(islice(s.read(('en','de'), Skips()), 20_000))
+    s.describe()
 
-def _set(rows, **more): return b'\n'.join(dumps(dict(sentence1=f'a {i}', sentence2=f'b {i}', text=f't {i}', _id=str(i)) | {k: v[i % len(v)] for k,v in more.items()}) for i in range(rows))
+def _set(rows, **more):
+    return b'\n'.join(dumps(dict(sentence1=f'a {i}', sentence2=f'b {i}', text=f't {i}', _id=str(i)) | {k: v[i % len(v)] for k,v in more.items()}) for i in range(rows))
 JUDGED = {'corpus.en.jsonl': _set(5), 'queries.en.jsonl': _set(3), 'queries.de.jsonl': _set(3), 'qrels.tsv': b'query-id\tcorpus-id\tscore\n0\t1\t1\n1\t2\t2\n'}
 PAIRED = {'x.en.jsonl': _set(4), 'y.en-de.test.jsonl': _set(4, score=[1,2.5]), 'z.de.test.jsonl': _set(4, label=['p','q'])}
 @st.composite
 def tests_case(draw):
     "A good folder of test sets with one to three things done to it"
-    files = dict(draw(st.sampled_from([JUDGED, PAIRED]))); simple = st.fixed_dictionaries(dict(_id=st.sampled_from(['1','2',3,'',None])|junk, text=plain, sentence1=plain, sentence2=plain), optional=dict(score=st.floats(0,5)|junk, label=st.sampled_from([0,1])|junk))
+    files = dict(draw(st.sampled_from([JUDGED, PAIRED])))
+    simple = st.fixed_dictionaries(dict(_id=st.sampled_from(['1','2',3,'',None])|junk, text=plain, sentence1=plain, sentence2=plain), optional=dict(score=st.floats(0,5)|junk, label=st.sampled_from([0,1])|junk))
     for _ in range(draw(st.integers(1, 3))):
-        how = draw(st.integers(0, 5)); name = draw(st.sampled_from(sorted(files)))
-        if how == 0: ext = draw(st.sampled_from(EXTS)); files[draw(st.sampled_from(['corpus.en','queries.en','qrels','x.en','y.en.train','z.de.all','en-x.test','nolang','w.xx']))+ext] = draw(body(ext))
-        elif how == 1: files[name+'!'] = draw(st.sampled_from([t for t in THINGS if t != 'file'])); files.pop(name)
+        how = draw(st.integers(0, 5))
+        name = draw(st.sampled_from(sorted(files)))
+        if how == 0:
+            ext = draw(st.sampled_from(EXTS))
+            files[draw(st.sampled_from(['corpus.en','queries.en','qrels','x.en','y.en.train','z.de.all','en-x.test','nolang','w.xx']))+ext] = draw(body(ext))
+        elif how == 1:
+            files[name+'!'] = draw(st.sampled_from([t for t in THINGS if t != 'file']))
+            files.pop(name)
         elif how == 2: files[name] = damage(draw, files[name]) if files[name] else b''
-        elif how == 3: files['qrels.tsv'] = '\n'.join(['query-id\tcorpus-id\tscore', *draw(st.lists(st.tuples(st.sampled_from(['0','1','7','']), st.sampled_from(['1','2','9']), st.sampled_from(['1','0','-1','inf','nan','1e999','x',''])).map('\t'.join), max_size=4))]).encode()
+        elif how == 3:
+            files['qrels.tsv'] = '\n'.join(['query-id\tcorpus-id\tscore', *draw(st.lists(st.tuples(st.sampled_from(['0','1','7','']), st.sampled_from(['1','2','9']), st.sampled_from(['1','0','-1','inf','nan','1e999','x',''])).map('\t'.join), max_size=4))]).encode()
         elif how == 4: files[name] += b'\n'+dumps(draw(simple)) if isinstance(files[name], bytes) else ''
         else: files[name.replace('.en', '.en-de')] = files.pop(name)
     return files
 
 def tests_door(case, folder):
     from bilingual_embed.testsets import read_tests
-    at = folder/'eval'/'set'; at.mkdir(parents=True)
+    at = folder/'eval'/'set'
+    at.mkdir(parents=True)
     for name,data in case.items():
-        if not os.path.lexists(at/name.removesuffix('!')): place(at/name.removesuffix('!'), data if name.endswith('!') else 'file', data if not name.endswith('!') else b'')
-    for s in read_tests(folder, ('en','de')): assert all(t.encode() for t,_ in s.texts()) and all(s.n(l) for l in s.data)
+        if not os.path.lexists(at/name.removesuffix('!')):
+            place(at/name.removesuffix('!'), data if name.endswith('!') else 'file', data if not name.endswith('!') else b'')
+    for s in read_tests(folder, ('en','de')):
+        assert all(t.encode() for t,_ in s.texts()) and all(s.n(l) for l in s.data)
 
 @st.composite
 def hub_case(draw):
@@ -308,7 +378,9 @@ def hub_door(case, folder):
     os.environ['HF_DATASETS_CACHE'] = str(folder/'cache')
     from bilingual_embed.hub import SETS, HubSource
     from bilingual_embed.records import Skips
-    s = SETS[case['which'] % len(SETS)]; path = folder/('x'+case['ext']); place(path, case['thing'], case['data'])
+    s = SETS[case['which'] % len(SETS)]
+    path = folder/('x'+case['ext'])
+    place(path, case['thing'], case['data'])
     list(islice(HubSource(files={s.id: {l: [path] for l in s.config}}, on_error=case['on_error']).read(('en','de'), Skips()), 5000))
 
 # ---- model folders
@@ -318,7 +390,9 @@ def model_files():
     "Name -> bytes of a small model folder as `save_st` writes it"
     from bilingual_embed.st import save_st
     with tempfile.TemporaryDirectory() as d:
-        e = embedder(); save_st(Path(d)/'m', e.model, e.tokenizer); root = Path(d)/'m'
+        e = embedder()
+        save_st(Path(d)/'m', e.model, e.tokenizer)
+        root = Path(d)/'m'
         return {str(p.relative_to(root)): p.read_bytes() for p in sorted(root.rglob('*')) if p.is_file()}
 
 CANARY = b"import os\nopen(os.path.join(os.path.dirname(os.path.abspath(__file__)), 'executed'), 'w')\n"
@@ -330,16 +404,25 @@ VALUES = st.sampled_from([0, 1, -1, 2, 3, 5, 16, 31, 33, 64, 319, 321, 10**4, 10
 @st.composite
 def weights_bytes(draw):
     "A safetensors file whose header lies"
-    b = model_files()['model.safetensors']; n, = struct.unpack('<Q', b[:8]); head = json.loads(b[8:8+n]); how = draw(st.integers(0, 6)); name = draw(st.sampled_from(sorted(head)))
-    if how == 0: return struct.pack('<Q', draw(st.sampled_from([0, 1, n-1, n+1, 2**20, 2**40, 2**60, 2**63, 2**64-1])))+b[8:]
+    b = model_files()['model.safetensors']
+    n, = struct.unpack('<Q', b[:8])
+    head = json.loads(b[8:8+n])
+    how = draw(st.integers(0, 6))
+    name = draw(st.sampled_from(sorted(head)))
+    if how == 0:
+        return struct.pack('<Q', draw(st.sampled_from([0, 1, n-1, n+1, 2**20, 2**40, 2**60, 2**63, 2**64-1])))+b[8:]
     if how == 1: return damage(draw, b)
-    if how == 2: return draw(st.sampled_from([pickle.dumps(_Evil()), b'PK\x03\x04'+b, b'', b'\x80\x02', struct.pack('<Q', 10**6)+b'{"a":'*200_000+b' '*10, struct.pack('<Q', 2)+b'{}', struct.pack('<Q', 2)+b'[]', struct.pack('<Q', 4)+b'null']))
+    if how == 2:
+        return draw(st.sampled_from([pickle.dumps(_Evil()), b'PK\x03\x04'+b, b'', b'\x80\x02', struct.pack('<Q', 10**6)+b'{"a":'*200_000+b' '*10, struct.pack('<Q', 2)+b'{}', struct.pack('<Q', 2)+b'[]', struct.pack('<Q', 4)+b'null']))
     if how == 3 and name != '__metadata__':
         head[name]['shape'] = draw(st.lists(st.sampled_from([0, 1, 2, 32, 64, 2**31, 2**60, -1, 1.5]), max_size=4))
-    elif how == 4 and name != '__metadata__': head[name]['dtype'] = draw(st.sampled_from('F64 F32 F16 BF16 F8_E4M3 F8_E5M2 F8_E8M0 F4 F6_E2M3 C64 I64 I32 I8 U8 U16 U32 U64 BOOL X'.split()))
-    elif how == 5 and name != '__metadata__': head[name]['data_offsets'] = draw(st.lists(st.sampled_from([0, 4, 128, 2**60, -1, len(b)]), min_size=1, max_size=3))
+    elif how == 4 and name != '__metadata__':
+        head[name]['dtype'] = draw(st.sampled_from('F64 F32 F16 BF16 F8_E4M3 F8_E5M2 F8_E8M0 F4 F6_E2M3 C64 I64 I32 I8 U8 U16 U32 U64 BOOL X'.split()))
+    elif how == 5 and name != '__metadata__':
+        head[name]['data_offsets'] = draw(st.lists(st.sampled_from([0, 4, 128, 2**60, -1, len(b)]), min_size=1, max_size=3))
     else: head = bent(draw, head)
-    h = dumps(head); return struct.pack('<Q', len(h))+h+b[8+n:]
+    h = dumps(head)
+    return struct.pack('<Q', len(h))+h+b[8+n:]
 
 TOKENIZERS = dict(redos_split=dict(pre_tokenizer=dict(type='Split', pattern=dict(Regex='(a+)+$'), behavior='Isolated', invert=False)), redos_replace=dict(normalizer=dict(type='Replace', pattern=dict(Regex='(a|aa)+$'), content='')),
     swell=dict(normalizer=dict(type='Replace', pattern=dict(String='a'), content='a'*1_000_000)), prepend=dict(normalizer=dict(type='Prepend', prepend='z'*10_000_000)), none=dict(post_processor=None), unigram=dict(model=dict(type='Unigram', unk_id=0, vocab=[['<s>',0.],['<pad>',0.],['</s>',0.],['<unk>',0.],['<mask>',0.]])),
@@ -352,35 +435,57 @@ TOKENIZERS = dict(redos_split=dict(pre_tokenizer=dict(type='Split', pattern=dict
 @st.composite
 def folder_case(draw):
     "{file: bytes, or what stands in its place}"
-    files = dict(model_files()); config = json.loads(files['config.json']); tok = json.loads(files['tokenizer.json'])
+    files = dict(model_files())
+    config = json.loads(files['config.json'])
+    tok = json.loads(files['tokenizer.json'])
     for _ in range(draw(st.integers(1, 2))):
         how = draw(st.integers(0, 12))
-        if how == 0: f = draw(st.sampled_from(sorted(files))); files[f] = damage(draw, files[f]) if isinstance(files[f], bytes) else files[f]
+        if how == 0:
+            f = draw(st.sampled_from(sorted(files)))
+            files[f] = damage(draw, files[f]) if isinstance(files[f], bytes) else files[f]
         elif how == 1: files.pop(draw(st.sampled_from(sorted(files))))
-        elif how == 2: files[draw(st.sampled_from(['config.json','model.safetensors','tokenizer.json','tokenizer_config.json','modules.json','model.safetensors.index.json']))] = draw(st.sampled_from(['folder','fifo','loop','dangling','device','link_fifo']))
-        elif how in (3,4): config[draw(st.sampled_from(SIZES))] = draw(VALUES); files['config.json'] = dumps(config)
-        elif how == 5: config = bent(draw, config, 3); files['config.json'] = dumps(config)
+        elif how == 2:
+            files[draw(st.sampled_from(['config.json','model.safetensors','tokenizer.json','tokenizer_config.json','modules.json','model.safetensors.index.json']))] = draw(st.sampled_from(['folder','fifo','loop','dangling','device','link_fifo']))
+        elif how in (3,4):
+            config[draw(st.sampled_from(SIZES))] = draw(VALUES)
+            files['config.json'] = dumps(config)
+        elif how == 5:
+            config = bent(draw, config, 3)
+            files['config.json'] = dumps(config)
         elif how in (6,7): files['model.safetensors'] = draw(weights_bytes())
         elif how == 8: files['tokenizer.json'] = dumps(tok | TOKENIZERS[draw(st.sampled_from(sorted(TOKENIZERS)))])
         elif how == 9: files['tokenizer.json'] = dumps(bent(draw, tok, 3))
-        elif how == 10: f = draw(st.sampled_from(['tokenizer_config.json','modules.json','config_sentence_transformers.json'])); files[f] = dumps(bent(draw, json.loads(model_files()[f]), 3))
-        elif how == 11: files[draw(st.sampled_from(['config.json','tokenizer_config.json','tokenizer.json','modules.json']))] = draw(st.sampled_from([b'', b'null', b'[]', b'{}', b'5', b'"x"', b'\xff', deep(100_000).encode(), b'{"a":'*100_000, b'{"hidden_size":'+b'9'*5000+b'}', '{}'.encode('utf-16'), b'\xef\xbb\xbf{}', b' '*10_000_000]))
+        elif how == 10:
+            f = draw(st.sampled_from(['tokenizer_config.json','modules.json','config_sentence_transformers.json']))
+            files[f] = dumps(bent(draw, json.loads(model_files()[f]), 3))
+        elif how == 11:
+            files[draw(st.sampled_from(['config.json','tokenizer_config.json','tokenizer.json','modules.json']))] = draw(st.sampled_from([b'', b'null', b'[]', b'{}', b'5', b'"x"', b'\xff', deep(100_000).encode(), b'{"a":'*100_000, b'{"hidden_size":'+b'9'*5000+b'}', '{}'.encode('utf-16'), b'\xef\xbb\xbf{}', b' '*10_000_000]))
         else:
             files |= {n: CANARY for n in ('model.py','modeling.py','configuration.py','tokenization.py','__init__.py','sitecustomize.py','torch.py','handler.py')}
-            what = draw(st.integers(0, 4)); evil = pickle.dumps(_Evil())
-            config |= dict(auto_map={k: f'modeling.{k}' for k in ('AutoConfig','AutoModel','AutoModelForMaskedLM','AutoTokenizer')}, custom_pipelines={}, _attn_implementation='modeling.X'); files['config.json'] = dumps(config)
-            if isinstance(files.get('tokenizer_config.json'), bytes): files['tokenizer_config.json'] = dumps(dict(tokenizer_class=draw(st.sampled_from(['Evil','PreTrainedTokenizerFast','os.system','../x'])), auto_map=dict(AutoTokenizer=['tokenization.Evil','tokenization.Evil'])))
-            if what == 0: files.pop('model.safetensors', None); files['pytorch_model.bin'] = evil
+            what = draw(st.integers(0, 4))
+            evil = pickle.dumps(_Evil())
+            config |= dict(auto_map={k: f'modeling.{k}' for k in ('AutoConfig','AutoModel','AutoModelForMaskedLM','AutoTokenizer')}, custom_pipelines={}, _attn_implementation='modeling.X')
+            files['config.json'] = dumps(config)
+            if isinstance(files.get('tokenizer_config.json'), bytes):
+                files['tokenizer_config.json'] = dumps(dict(tokenizer_class=draw(st.sampled_from(['Evil','PreTrainedTokenizerFast','os.system','../x'])), auto_map=dict(AutoTokenizer=['tokenization.Evil','tokenization.Evil'])))
+            if what == 0:
+                files.pop('model.safetensors', None)
+                files['pytorch_model.bin'] = evil
             elif what == 1: files['model.safetensors'] = evil
             elif what == 2: files |= {'training_args.bin': evil, 'optimizer.pt': evil, 'model.pkl': evil}
-            elif what == 3: files.pop('model.safetensors', None); files['model.safetensors.index.json'] = dumps(dict(weight_map={'a': draw(st.sampled_from(['pytorch_model.bin','../../etc/passwd','/etc/passwd','..','', 'a\0b', 'model-1.safetensors', 5, None, 'x'*300]))}))
+            elif what == 3:
+                files.pop('model.safetensors', None)
+                files['model.safetensors.index.json'] = dumps(dict(weight_map={'a': draw(st.sampled_from(['pytorch_model.bin','../../etc/passwd','/etc/passwd','..','', 'a\0b', 'model-1.safetensors', 5, None, 'x'*300]))}))
     return files
 
 def lay(files, at):
     at.mkdir(exist_ok=True)
     for name,data in files.items():
-        p = at/name; p.parent.mkdir(exist_ok=True)
-        if data == 'link_fifo': os.mkfifo(at/(name+'.pipe')); p.symlink_to(name+'.pipe')
+        p = at/name
+        p.parent.mkdir(exist_ok=True)
+        if data == 'link_fifo':
+            os.mkfifo(at/(name+'.pipe'))
+            p.symlink_to(name+'.pipe')
         elif isinstance(data, str): place(p, data, b'')
         else: p.write_bytes(data)
     return at
@@ -389,9 +494,13 @@ def folder_door(case, folder):
     from bilingual_embed import load
     at = lay(case, folder/'m')
     try:
-        e = load(at, device='cpu'); texts = ['Am Morgen', 'a'*60+'!', 'harbour 日本 😀'*9]
-        v = e.encode(texts); assert np.isfinite(v).all() and v.shape == (3, e.dim); np.testing.assert_allclose(np.linalg.norm(v, axis=1), 1, atol=1e-4)
-        np.testing.assert_allclose(e.encode(texts[0]), v[0], rtol=0, atol=1e-4); e.revision
+        e = load(at, device='cpu')
+        texts = ['Am Morgen', 'a'*60+'!', 'harbour 日本 😀'*9]
+        v = e.encode(texts)
+        assert np.isfinite(v).all() and v.shape == (3, e.dim)
+        np.testing.assert_allclose(np.linalg.norm(v, axis=1), 1, atol=1e-4)
+        np.testing.assert_allclose(e.encode(texts[0]), v[0], rtol=0, atol=1e-4)
+        e.revision
     finally: assert not list(folder.rglob('executed')), "code of the folder ran"
 
 def pretrained_door(case, folder):
@@ -422,11 +531,20 @@ def run_files():
     from bilingual_embed.tasks import Writer
     from bilingual_embed.train import Log, Objective, param_groups, save_state
     with tempfile.TemporaryDirectory() as d:
-        root = Path(d); torch.manual_seed(0); o,opt = _objective(); o(_batch()).backward(); opt.step()
+        root = Path(d)
+        torch.manual_seed(0)
+        o,opt = _objective()
+        o(_batch()).backward()
+        opt.step()
         save_state(root/'state.safetensors', o, opt, step=3, fingerprint='f', skipped=0, tokens=9, name='pairs', scaler=None)
-        pack(['Am Morgen lag Nebel']*40, embedder().tokenizer, root/'en.tokens', 16); (root/'recipe.json').write_text(recipe_json(recipe('sample')))
-        log = Log(root, tensorboard=False); [log.row(step=i, kind='pairs', task='t', loss='1.0', grad_norm='1.0', lr='0.1', tokens=5, seconds='0.1', skipped=0) for i in range(4)]; log.close()
-        w = Writer(root/'tables'); [w.add(Pair(f'q{i}', f'ein Satz {i}', 'de', 'x'), i) for i in range(40)]; w.close()
+        pack(['Am Morgen lag Nebel']*40, embedder().tokenizer, root/'en.tokens', 16)
+        (root/'recipe.json').write_text(recipe_json(recipe('sample')))
+        log = Log(root, tensorboard=False)
+        [log.row(step=i, kind='pairs', task='t', loss='1.0', grad_norm='1.0', lr='0.1', tokens=5, seconds='0.1', skipped=0) for i in range(4)]
+        log.close()
+        w = Writer(root/'tables')
+        [w.add(Pair(f'q{i}', f'ein Satz {i}', 'de', 'x'), i) for i in range(40)]
+        w.close()
         (root/'corpus.json').write_text(json.dumps(dict(source='sample', why='w', provenance=[], report=[], examples=[], skips=[], seconds=1., digest='d')))
         return {str(p.relative_to(root)): p.read_bytes() for p in sorted(root.rglob('*')) if p.is_file()}
 
@@ -434,7 +552,8 @@ def _objective():
     import torch
     from bilingual_embed.recipes import recipe
     from bilingual_embed.train import Objective, param_groups
-    o = Objective(copy.deepcopy(embedder().model), recipe('sample').pairs); return o, torch.optim.AdamW(param_groups(o, .01), lr=1e-3, fused=True)
+    o = Objective(copy.deepcopy(embedder().model), recipe('sample').pairs)
+    return o, torch.optim.AdamW(param_groups(o, .01), lr=1e-3, fused=True)
 
 def _batch():
     from bilingual_embed.batches import Batcher
@@ -444,16 +563,24 @@ def _batch():
 
 @st.composite
 def run_case(draw):
-    files = run_files(); name = draw(st.sampled_from([n for n in files for _ in range(3 if n == 'state.safetensors' else 1)])); b = files[name]; how = draw(st.integers(0, 4))
+    files = run_files()
+    name = draw(st.sampled_from([n for n in files for _ in range(3 if n == 'state.safetensors' else 1)]))
+    b = files[name]
+    how = draw(st.integers(0, 4))
     if how == 0: b = draw(st.sampled_from(['folder','fifo','loop','dangling','device','missing','link_fifo']))
     elif how == 1 or name.endswith(('tokens','arrow','csv')): b = damage(draw, b)
-    elif how == 2: b = draw(st.sampled_from([b'', b'null', b'[]', b'{}', b'5', deep(100_000).encode(), b'{"tokens":'+b'9'*5000+b'}', b'\xff\xfe{}']))
+    elif how == 2:
+        b = draw(st.sampled_from([b'', b'null', b'[]', b'{}', b'5', deep(100_000).encode(), b'{"tokens":'+b'9'*5000+b'}', b'\xff\xfe{}']))
     elif name.endswith('.json'): b = dumps(bent(draw, json.loads(b), 3))
     else: # the header
-        n, = struct.unpack('<Q', b[:8]); head = json.loads(b[8:8+n]); meta = json.loads(head['__metadata__']['meta'])
-        if draw(st.booleans()): head['__metadata__']['meta'] = draw(st.sampled_from([dumps(bent(draw, meta)).decode(), deep(100_000), '5', 'null', '{}', '[]', json.dumps(meta | dict(step=draw(junk)))]))
+        n, = struct.unpack('<Q', b[:8])
+        head = json.loads(b[8:8+n])
+        meta = json.loads(head['__metadata__']['meta'])
+        if draw(st.booleans()):
+            head['__metadata__']['meta'] = draw(st.sampled_from([dumps(bent(draw, meta)).decode(), deep(100_000), '5', 'null', '{}', '[]', json.dumps(meta | dict(step=draw(junk)))]))
         else: head = bent(draw, head)
-        h = dumps(head); b = struct.pack('<Q', len(h))+h+b[8+n:]
+        h = dumps(head)
+        b = struct.pack('<Q', len(h))+h+b[8+n:]
     return name,b
 
 def run_door(case, folder):
@@ -462,14 +589,24 @@ def run_door(case, folder):
     from bilingual_embed.recipes import recipe_from_json
     from bilingual_embed.tasks import open_corpus
     from bilingual_embed.train import load_state, read_log, read_meta
-    name,data = case; at = lay(run_files() | {name: data}, folder/'r') if data != 'missing' else lay({k:v for k,v in run_files().items() if k != name}, folder/'r')
+    name,data = case
+    at = lay(run_files() | {name: data}, folder/'r') if data != 'missing' else lay({k:v for k,v in run_files().items() if k != name}, folder/'r')
     if name == 'state.safetensors':
-        o,opt = _objective(); m = load_state(at/name, o, opt); assert 0 <= m['step'] < 2**53; o(_batch()).backward(); opt.step()
-    elif 'en.' in name: p = Packed(at/'en.tokens', 16); assert p[np.arange(len(p))].shape == (len(p), 16)
+        o,opt = _objective()
+        m = load_state(at/name, o, opt)
+        assert 0 <= m['step'] < 2**53
+        o(_batch()).backward()
+        opt.step()
+    elif 'en.' in name:
+        p = Packed(at/'en.tokens', 16)
+        assert p[np.arange(len(p))].shape == (len(p), 16)
     elif name == 'recipe.json': recipe_from_json(at/name)
     elif name == 'log.csv': read_log(at)
     else:
-        c = open_corpus(at); [t.take(np.arange(len(t))) for t in c.tables]; list(c.texts('de', kinds=('pair',))); c.describe()
+        c = open_corpus(at)
+        [t.take(np.arange(len(t))) for t in c.tables]
+        list(c.texts('de', kinds=('pair',)))
+        c.describe()
 
 # ---- recipes, launch configs, export
 
@@ -486,9 +623,12 @@ def changes_door(case, folder):
     from bilingual_embed.story import story_recipe
     r = story_recipe(case['scale'], case['langs'], case['seed'], '', case['changes'])
     for n in ('align','pretrain','pairs','multitask'):
-        s = getattr(r, n); assert all(np.isfinite(float(getattr(s, f))) for f in ('steps','lr','tau','clip','warmup','batch_size','eps','weight_decay')) and isinstance(s.steps, int) and s.batch_size < 2**31
-    m = r.model; assert min(m.hidden_size, m.num_attention_heads, m.num_hidden_layers, m.intermediate_size) >= 1
-    recipe_rows(r); assert recipe_from_json(recipe_json(r)) == r
+        s = getattr(r, n)
+        assert all(np.isfinite(float(getattr(s, f))) for f in ('steps','lr','tau','clip','warmup','batch_size','eps','weight_decay')) and isinstance(s.steps, int) and s.batch_size < 2**31
+    m = r.model
+    assert min(m.hidden_size, m.num_attention_heads, m.num_hidden_layers, m.intermediate_size) >= 1
+    recipe_rows(r)
+    assert recipe_from_json(recipe_json(r)) == r
 
 @st.composite
 def launch_case(draw):
@@ -498,34 +638,58 @@ def launch_case(draw):
 
 def launch_door(case, folder):
     from bilingual_embed.train import _accelerator
-    env,precision = case; os.environ.update(env); _accelerator(precision)
+    env,precision = case
+    os.environ.update(env)
+    _accelerator(precision)
 
 @st.composite
-def export_case(draw): return dict(what=draw(st.sampled_from(['onnx','onnx','published','st','convert'])), at=draw(st.sampled_from(['new','file','below_file','readonly','file_in','folder_in','loop','dangling','fifo_in','device','own','nul','long','link'])), queries=draw(st.sampled_from([256, 0, 1, -1, 7, 10**9, 1.5, '8', None])), half=draw(st.booleans()))
+def export_case(draw):
+    return dict(what=draw(st.sampled_from(['onnx','onnx','published','st','convert'])), at=draw(st.sampled_from(['new','file','below_file','readonly','file_in','folder_in','loop','dangling','fifo_in','device','own','nul','long','link'])), queries=draw(st.sampled_from([256, 0, 1, -1, 7, 10**9, 1.5, '8', None])), half=draw(st.booleans()))
 
 def export_door(case, folder):
     from bilingual_embed import load
     from bilingual_embed.export import export_onnx, export_published
     from bilingual_embed.st import convert, save_st
-    m = lay(model_files(), folder/'m'); out = folder/'out'; how = case['at']; weights = 'onnx/model.onnx' if case['what'] == 'onnx' else 'model.safetensors'
+    m = lay(model_files(), folder/'m')
+    out = folder/'out'
+    how = case['at']
+    weights = 'onnx/model.onnx' if case['what'] == 'onnx' else 'model.safetensors'
     if how == 'file': out.write_bytes(b'mine')
-    elif how == 'below_file': (folder/'f').write_bytes(b'mine'); out = folder/'f'/'out'
-    elif how == 'readonly': out.mkdir(); out.chmod(0o555)
-    elif how == 'file_in': out.mkdir(); (out/'onnx').write_bytes(b'mine'); (out/'tokenizer.json').mkdir()
-    elif how == 'folder_in': (out/weights).mkdir(parents=True); (out/weights/'x').write_bytes(b'mine')
+    elif how == 'below_file':
+        (folder/'f').write_bytes(b'mine')
+        out = folder/'f'/'out'
+    elif how == 'readonly':
+        out.mkdir()
+        out.chmod(0o555)
+    elif how == 'file_in':
+        out.mkdir()
+        (out/'onnx').write_bytes(b'mine')
+        (out/'tokenizer.json').mkdir()
+    elif how == 'folder_in':
+        (out/weights).mkdir(parents=True)
+        (out/weights/'x').write_bytes(b'mine')
     elif how == 'loop': out.symlink_to('out')
     elif how == 'dangling': out.symlink_to('nowhere')
-    elif how == 'fifo_in': (out/weights).parent.mkdir(parents=True); os.mkfifo(out/weights)
+    elif how == 'fifo_in':
+        (out/weights).parent.mkdir(parents=True)
+        os.mkfifo(out/weights)
     elif how == 'device': out = Path('/dev/null')
     elif how == 'own': out = m
     elif how == 'nul': out = folder/'a\0b'
     elif how == 'long': out = folder/('x'*300)
-    elif how == 'link': (folder/'real').mkdir(); out.symlink_to('real')
-    if os.getuid() == 0 and how == 'readonly': os.chmod(folder, 0o755); os.chmod(folder.parent, 0o755); os.setuid(65534)   # root may write anywhere
+    elif how == 'link':
+        (folder/'real').mkdir()
+        out.symlink_to('real')
+    if os.getuid() == 0 and how == 'readonly':
+        os.chmod(folder, 0o755)
+        os.chmod(folder.parent, 0o755)
+        os.setuid(65534)   # root may write anywhere
     if case['what'] == 'onnx': export_onnx(m, out, queries=case['queries'])
     elif case['what'] == 'published': export_published(m, out, half=case['half'])
     elif case['what'] == 'convert': convert(m, out)
-    else: e = load(m, device='cpu'); save_st(out, e.model, e.tokenizer)
+    else:
+        e = load(m, device='cpu')
+        save_st(out, e.model, e.tokenizer)
     assert how in ('new','file_in','folder_in','fifo_in','dangling','link','own'), f"written into {how}"
 
 DOORS = dict(encode=(encode_case, encode_door), rows=(rows_case, rows_door), source=(source_case, source_door), testsets=(tests_case, tests_door), hub=(hub_case, hub_door), model_folder=(folder_case, folder_door),
@@ -534,11 +698,15 @@ DOORS = dict(encode=(encode_case, encode_door), rows=(rows_case, rows_door), sou
 def warm(name):
     "Imports and lru_caches what a door needs, once, so that its trials start where a user's process stands"
     import bilingual_embed.st, pandas, pyarrow.parquet
-    embedder(); model_files()
+    embedder()
+    model_files()
     if name in ('source','testsets','rows','hub'): import bilingual_embed.corpus, bilingual_embed.testsets
-    if name == 'hub': import bilingual_embed.hub, datasets, datasets.packaged_modules.json.json, datasets.packaged_modules.csv.csv, datasets.packaged_modules.parquet.parquet
+    if name == 'hub':
+        import bilingual_embed.hub, datasets, datasets.packaged_modules.json.json, datasets.packaged_modules.csv.csv, datasets.packaged_modules.parquet.parquet
     if name == 'changes': import bilingual_embed.story
-    if name in ('launch','run_folder'): import accelerate, bilingual_embed.tasks; run_files()
+    if name in ('launch','run_folder'):
+        import accelerate, bilingual_embed.tasks
+        run_files()
     if name == 'export': import bilingual_embed.export, onnx
     return DOORS[name]
 
@@ -546,22 +714,34 @@ def warm(name):
 
 def stream_door(n, folder):
     "n short texts out of a generator that ends when it is told to: as many vectors, in memory that stays what it was after a tenth of them"
-    e = embedder(); words = "der Hafen liegt im Nebel and the boats stayed in".split(); got,grew = 0,0.
+    e = embedder()
+    words = "der Hafen liegt im Nebel and the boats stayed in".split()
+    got,grew = 0,0.
     texts = (f"{words[i%9]} {words[i*7%9]} {i} {words[i%4]}" for i in range(n))
     for block in e.encode_stream(texts):
-        got += len(block); assert np.isfinite(block).all() and abs(np.linalg.norm(block[0])-1) < 1e-4
+        got += len(block)
+        assert np.isfinite(block).all() and abs(np.linalg.norm(block[0])-1) < 1e-4
         if got*10 >= n: grew = grew or _vm('VmRSS')
-    grew = _vm('VmRSS')-grew; assert got == n and grew < 16, (got, grew)
+    grew = _vm('VmRSS')-grew
+    assert got == n and grew < 16, (got, grew)
 
 def file_door(case, folder):
     "A file of so many MB, one row after another"
     import zstandard
     from bilingual_embed.readers import records_of
-    mb,ext = case; path = folder/f'big.en.{ext}'; line = lambda i: dumps(dict(query=f'question {i}', positive=f'answer {i} '+'of some length '*20))+b'\n'; i = size = 0
+    mb,ext = case
+    path = folder/f'big.en.{ext}'
+    line = lambda i: dumps(dict(query=f'question {i}', positive=f'answer {i} '+'of some length '*20))+b'\n'
+    i = size = 0
     with open(path, 'wb') as raw:
         f = raw if ext == 'jsonl' else gzip.GzipFile(fileobj=raw, mode='wb', compresslevel=1) if ext.endswith('gz') else zstandard.ZstdCompressor(level=1).stream_writer(raw, closefd=False)
-        while size < mb*2**20: b = b''.join(map(line, range(i, i+500))); i += 500; size += len(b); f.write(b)
+        while size < mb*2**20:
+            b = b''.join(map(line, range(i, i+500)))
+            i += 500
+            size += len(b)
+            f.write(b)
         if f is not raw: f.close()
     before,n = _vm('VmRSS'),0
     for r in records_of(path, 'pair'): n += 1
-    grew = _vm('VmRSS')-before; assert n == i and grew < 16, (n, i, grew)
+    grew = _vm('VmRSS')-before
+    assert n == i and grew < 16, (n, i, grew)

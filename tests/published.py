@@ -16,18 +16,29 @@ BIG = {'de': ('de', BASE, 160_813_824), 'es': ('es', BASE, 160_850_688), 'base-e
 NAMES = dict(de='jina-bert-implementation', en='jina-bert-implementation', es='jina-bert-v2-qk-devlin-norm-1e-2', code='jina-bert-v2-qk-post-norm')
 
 def names(layout, sizes): # name -> shape of every weight in the file
-    V,D,L,_,I = sizes.values(); out = {}
+    V,D,L,_,I = sizes.values()
+    out = {}
     def norm(n): out[n+'.weight'] = out[n+'.bias'] = (D,)
     def dense(n, o, i): out[n+'.weight'],out[n+'.bias'] = (o,i),(o,)
-    out |= {'embeddings.word_embeddings.weight': (V,D), 'embeddings.token_type_embeddings.weight': (2,D)}; norm('embeddings.LayerNorm')
+    out |= {'embeddings.word_embeddings.weight': (V,D), 'embeddings.token_type_embeddings.weight': (2,D)}
+    norm('embeddings.LayerNorm')
     for i in range(L):
         at = f'encoder.layer.{i}.'
         for n in ('query','key','value'): dense(at+'attention.self.'+n, D, D)
-        if layout in ('es','code'): norm(at+'attention.self.layer_norm_q'); norm(at+'attention.self.layer_norm_k')
-        dense(at+'attention.output.dense', D, D); norm(at+'attention.output.LayerNorm')
+        if layout in ('es','code'):
+            norm(at+'attention.self.layer_norm_q')
+            norm(at+'attention.self.layer_norm_k')
+        dense(at+'attention.output.dense', D, D)
+        norm(at+'attention.output.LayerNorm')
         if layout == 'code':
-            out[at+'mlp.up_gated_layer.weight'] = (2*I,D); dense(at+'mlp.down_layer', D, I); norm(at+'layer_norm_1'); norm(at+'layer_norm_2')
-        else: out[at+'mlp.gated_layers.weight'] = (2*I,D); dense(at+'mlp.wo', D, I); norm(at+'mlp.layernorm')
+            out[at+'mlp.up_gated_layer.weight'] = (2*I,D)
+            dense(at+'mlp.down_layer', D, I)
+            norm(at+'layer_norm_1')
+            norm(at+'layer_norm_2')
+        else:
+            out[at+'mlp.gated_layers.weight'] = (2*I,D)
+            dense(at+'mlp.wo', D, I)
+            norm(at+'mlp.layernorm')
     dense('pooler.dense', D, D)
     return out
 
@@ -52,7 +63,8 @@ def slopes(H): # of the published ALiBi: powers of 2^(-8/n) for n the power of t
 
 def reference(w, layout, sizes, ids): # (T,) ids of one text -> (T,D) float64
     w = {k: v.double() for k,v in w.items()}
-    _,D,L,H,I = sizes.values(); T,d = len(ids),D//H
+    _,D,L,H,I = sizes.values()
+    T,d = len(ids),D//H
     def norm(x, n):
         x = x-x.mean(-1, keepdim=True)
         return x/torch.sqrt((x*x).mean(-1, keepdim=True)+1e-12)*w[n+'.weight']+w[n+'.bias']
@@ -63,15 +75,18 @@ def reference(w, layout, sizes, ids): # (T,) ids of one text -> (T,D) float64
     for i in range(L):
         at = f'encoder.layer.{i}.'
         q,k,v = (lin(x, at+'attention.self.'+n) for n in ('query','key','value'))
-        if layout in ('es','code'): q,k = norm(q, at+'attention.self.layer_norm_q'),norm(k, at+'attention.self.layer_norm_k')
+        if layout in ('es','code'):
+            q,k = norm(q, at+'attention.self.layer_norm_q'),norm(k, at+'attention.self.layer_norm_k')
         seen = torch.empty(T, D, dtype=torch.float64)
         for r in torch.arange(T).split(128):                                     # some queries at a time: less memory, same numbers
             far = (pos[r][:,None]-pos).abs()
             for h,m in enumerate(slopes(H)):
-                s = slice(h*d, (h+1)*d); seen[r,s] = torch.softmax(q[r,s]@k[:,s].T/math.sqrt(d)-m*far, 1)@v[:,s]
+                s = slice(h*d, (h+1)*d)
+                seen[r,s] = torch.softmax(q[r,s]@k[:,s].T/math.sqrt(d)-m*far, 1)@v[:,s]
         y = norm(lin(seen, at+'attention.output.dense')+x, at+'attention.output.LayerNorm')
         if layout == 'code':                        # the layer's input a second time, and a second norm; value half first, gate behind
-            y = norm(y+x, at+'layer_norm_1'); up = y@w[at+'mlp.up_gated_layer.weight'].T
+            y = norm(y+x, at+'layer_norm_1')
+            up = y@w[at+'mlp.up_gated_layer.weight'].T
             x = norm(lin(up[:,:I]*gelu(up[:,I:]), at+'mlp.down_layer')+y, at+'layer_norm_2')
         else:                                       # gate first
             up = y@w[at+'mlp.gated_layers.weight'].T
@@ -79,8 +94,10 @@ def reference(w, layout, sizes, ids): # (T,) ids of one text -> (T,D) float64
     return x
 
 def folder(at, layout, tok=None, dtype=torch.float16, sizes=None, normalize=True, prefix=''): # -> path, weights
-    at,sizes = Path(at),sizes or SIZES[layout]; at.mkdir(parents=True)
-    w = weights(layout, sizes, dtype); save_file({prefix+k: v for k,v in w.items()}, at/'model.safetensors', metadata=dict(format='pt'))
+    at,sizes = Path(at),sizes or SIZES[layout]
+    at.mkdir(parents=True)
+    w = weights(layout, sizes, dtype)
+    save_file({prefix+k: v for k,v in w.items()}, at/'model.safetensors', metadata=dict(format='pt'))
     write = lambda name, data: ((at/name).parent.mkdir(exist_ok=True), (at/name).write_text(json.dumps(data)))
     write('config.json', config(layout, sizes, str(dtype).removeprefix('torch.')))
     kinds = ['Transformer','Pooling'] + ['Normalize']*normalize
@@ -93,6 +110,7 @@ def folder(at, layout, tok=None, dtype=torch.float16, sizes=None, normalize=True
         write('tokenizer_config.json', dict(tokenizer_class='BertTokenizer', do_lower_case=True, cls_token='[CLS]', sep_token='[SEP]', pad_token='[PAD]', unk_token='[UNK]', mask_token='[MASK]', model_max_length=8192) if bert else
               dict(tokenizer_class='RobertaTokenizer', add_prefix_space=False, bos_token='<s>', cls_token='<s>', eos_token='</s>', sep_token='</s>', pad_token='<pad>', unk_token='<unk>', mask_token='<mask>', model_max_length=8192, trim_offsets=True))
         if not bert:
-            model = json.loads(tok.backend_tokenizer.to_str())['model']; write('vocab.json', model['vocab'])
+            model = json.loads(tok.backend_tokenizer.to_str())['model']
+            write('vocab.json', model['vocab'])
             (at/'merges.txt').write_text('#version: 0.2\n'+'\n'.join(m if isinstance(m, str) else ' '.join(m) for m in model['merges'])+'\n', encoding='utf-8')
     return at, w

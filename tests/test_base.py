@@ -51,9 +51,14 @@ for name,stage in dict(pretrain=stages.pretrain, pairs=stages.tune_pairs, multit
 @pytest.mark.parametrize('changes,n', [(TWIN, None), pytest.param({}, 160_813_824, marks=pytest.mark.slow)], ids=['twin','base'])
 def test_every_stage_at_size(tmp_path, changes, n):
     from bilingual_embed.plan import n_parameters
-    script = tmp_path/'worker.py'; script.write_text(WORKER, encoding='utf-8'); r = recipe('base', **FEW | changes); V = r.tokenizer.vocab_size
-    p = subprocess.run([sys.executable, '-W', 'ignore', str(script), str(tmp_path), json.dumps(FEW | changes)], capture_output=True, text=True, timeout=900); assert p.returncode == 0, p.stderr[-3000:]
-    out = json.loads((tmp_path/'out.json').read_text()); print(json.dumps(out, indent=1))
+    script = tmp_path/'worker.py'
+    script.write_text(WORKER, encoding='utf-8')
+    r = recipe('base', **FEW | changes)
+    V = r.tokenizer.vocab_size
+    p = subprocess.run([sys.executable, '-W', 'ignore', str(script), str(tmp_path), json.dumps(FEW | changes)], capture_output=True, text=True, timeout=900)
+    assert p.returncode == 0, p.stderr[-3000:]
+    out = json.loads((tmp_path/'out.json').read_text())
+    print(json.dumps(out, indent=1))
     assert out['untrained']['parameters'] == n_parameters(r.model, V) and n in (None, n_parameters(r.model, V))
     for stage in STAGES[1:]:
         d,log = out[stage],read_log(tmp_path/'run'/stage)

@@ -6,25 +6,31 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hostile import BOMBS, DOORS, Boom, CANARY, THINGS, TOKENIZERS, dumps, file_door, model_files, stream_door, trial, warm
 
-FEW = dict(encode=30, rows=50, source=20, testsets=25, hub=6, model_folder=50, from_pretrained=12, convert=12, run_folder=40, changes=40, launch=10, export=25)   # half a minute in all
+# half a minute in all
+FEW = dict(encode=30, rows=50, source=20, testsets=25, hub=6, model_folder=50, from_pretrained=12, convert=12, run_folder=40, changes=40, launch=10, export=25)
 
 def throw(name, n, **how):
-    cases,door = warm(name); seen = Counter()
+    cases,door = warm(name)
+    seen = Counter()
     def go(case):
-        o = trial(door, case); seen[o.kind] += 1
+        o = trial(door, case)
+        seen[o.kind] += 1
         assert o.kind != 'crash', f"{o.what} after {o.seconds:.1f} s"
     go = settings(max_examples=n, suppress_health_check=list(HealthCheck), phases=(Phase.generate, Phase.shrink), **how)(given(cases())(go))
-    (go if how.get('derandomize', True) else seed(int(os.environ.get('HOSTILE_SEED', '1')))(go))(); return seen
+    (go if how.get('derandomize', True) else seed(int(os.environ.get('HOSTILE_SEED', '1')))(go))()
+    return seen
 
 @pytest.mark.parametrize('name', DOORS)
 def test_hostile_input(name):
-    seen = throw(name, FEW[name]); assert seen['refused'], seen       # what is thrown is hostile: where nothing is refused, nothing was tried
+    seen = throw(name, FEW[name])
+    assert seen['refused'], seen       # what is thrown is hostile: where nothing is refused, nothing was tried
 
 @pytest.mark.slow
 @pytest.mark.parametrize('name', DOORS)
 def test_much_hostile_input(name):
     "Other cases with another HOSTILE_SEED; nbs/experiments/fuzz.py goes on for as long as it is told to"
-    seen = throw(name, 100 if name == 'hub' else 500, derandomize=False, database=None); assert seen['accepted'] and seen['refused'], seen
+    seen = throw(name, 100 if name == 'hub' else 500, derandomize=False, database=None)
+    assert seen['accepted'] and seen['refused'], seen
 
 # ---- each trick by name
 
@@ -32,13 +38,16 @@ def base(**files): return model_files() | files
 
 @pytest.mark.parametrize('trick', TOKENIZERS)
 def test_tokenizers_that_lie(trick):
-    _,door = warm('model_folder'); o = trial(door, base(**{'tokenizer.json': dumps(json.loads(model_files()['tokenizer.json']) | TOKENIZERS[trick])}))
-    assert o.kind == ('accepted' if trick in ('unigram','padded','cut') else 'refused'), o           # one that knows no word but is whole; padding and cutting that stand in the file do not act
+    _,door = warm('model_folder')
+    o = trial(door, base(**{'tokenizer.json': dumps(json.loads(model_files()['tokenizer.json']) | TOKENIZERS[trick])}))
+    # one that knows no word but is whole; padding and cutting that stand in the file do not act
+    assert o.kind == ('accepted' if trick in ('unigram','padded','cut') else 'refused'), o
 
 @pytest.mark.parametrize('what', BOMBS)
 def test_bombs(what):
     "A gigabyte out of a small file: refused, in little memory"
-    _,door = warm('rows'); ext = '.jsonl.gz' if what.endswith('gz') else '.jsonl.zst'
+    _,door = warm('rows')
+    ext = '.jsonl.gz' if what.endswith('gz') else '.jsonl.zst'
     o = trial(door, dict(ext=ext, data=what, thing='file', kind='document', on_error='skip', lang='en', kw={}), room=200, seconds=60)
     assert o.kind == 'refused' and 'RecordError' in o.what, o
 
@@ -46,24 +55,33 @@ def test_bombs(what):
 def test_what_is_no_file(thing):
     for name,case in dict(rows=dict(ext='.jsonl', data=b'{"text":"a"}', thing=thing, kind='document', on_error='stop', lang='en', kw={}), run_folder=('state.safetensors', thing if thing not in ('name','nul') else 'missing'),
                           model_folder=base(**{'model.safetensors': thing if thing not in ('name','nul','missing') else 'dangling'})).items():
-        o = trial(warm(name)[1], case); assert o.kind == 'refused', (name, o)
+        o = trial(warm(name)[1], case)
+        assert o.kind == 'refused', (name, o)
 
 # ---- long runs
 
 @pytest.mark.parametrize('n', [20_000, pytest.param(200_000, marks=pytest.mark.slow)])
 def test_an_endless_stream_stays_flat(n):
-    warm('encode'); o = trial(stream_door, n, seconds=600, room=100); assert o.kind == 'accepted', o
+    warm('encode')
+    o = trial(stream_door, n, seconds=600, room=100)
+    assert o.kind == 'accepted', o
 
 @pytest.mark.parametrize('mb,ext', [(40,'jsonl'), (40,'jsonl.zst'), *(pytest.param(300, e, marks=pytest.mark.slow) for e in ('jsonl','jsonl.gz','jsonl.zst'))])
 def test_a_large_file_stays_flat(mb, ext):
-    warm('rows'); o = trial(file_door, (mb, ext), seconds=600, room=32); assert o.kind == 'accepted', o          # the whole of it would not fit
+    warm('rows')
+    o = trial(file_door, (mb, ext), seconds=600, room=32)
+    assert o.kind == 'accepted', o          # the whole of it would not fit
 
 # ---- the box sees what it looks for
 
-def _executes(case, folder): (folder/'x.py').write_bytes(CANARY); exec(compile((folder/'x.py').read_text(), str(folder/'x.py'), 'exec'), dict(__file__=str(folder/'x.py')))
+def _executes(case, folder):
+    (folder/'x.py').write_bytes(CANARY)
+    exec(compile((folder/'x.py').read_text(), str(folder/'x.py'), 'exec'), dict(__file__=str(folder/'x.py')))
 def _imports(case, folder):
     import importlib.util
-    (folder/'x.py').write_bytes(b'1'); s = importlib.util.spec_from_file_location('x', folder/'x.py'); s.loader.exec_module(importlib.util.module_from_spec(s))
+    (folder/'x.py').write_bytes(b'1')
+    s = importlib.util.spec_from_file_location('x', folder/'x.py')
+    s.loader.exec_module(importlib.util.module_from_spec(s))
 def _says(e):
     def door(case, folder): raise e
     return door
@@ -72,10 +90,13 @@ BAD = dict(executed=(_executes, 'executed: '), imported=(_imports, 'executed: ')
            grows=(lambda c, f: bytearray(3<<30), 'MemoryError'), key=(_says(KeyError('a key of nobody knows what')), 'KeyError'), deep=(_says(RecursionError('maximum recursion depth exceeded')), 'RecursionError'), bare=(_says(ValueError('could not convert string to float')), 'ValueError'))
 @pytest.mark.parametrize('what', BAD)
 def test_the_box_sees(what):
-    door,says = BAD[what]; o = trial(door, None, seconds=2); assert o.kind == 'crash' and says in o.what, o
+    door,says = BAD[what]
+    o = trial(door, None, seconds=2)
+    assert o.kind == 'crash' and says in o.what, o
 
 def test_the_box_lets_pass():
     from bilingual_embed.model import WeightsError
     assert trial(lambda c, f: (f/'x').write_text('fine'), None).kind == 'accepted'
-    assert trial(_says(WeightsError("the weights in x are not whole: fetch them again")), None).kind == 'refused' and trial(_says(WeightsError('no')), None).kind == 'crash'   # too few words
+    # too few words
+    assert trial(_says(WeightsError("the weights in x are not whole: fetch them again")), None).kind == 'refused' and trial(_says(WeightsError('no')), None).kind == 'crash'
     assert trial(_says(Boom('the source broke off')), None).kind == 'refused'

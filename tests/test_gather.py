@@ -21,7 +21,9 @@ def batch():
     x = dict(q=torch.randn(B,D,generator=g), p=torch.randn(B,D,generator=g), n=torch.randn(B,K,D,generator=g))
     x |= dict(present=torch.rand(B,K,generator=g) < .7, ids=torch.randint(0,20,(B,2+K),generator=g), score=torch.rand(B,generator=g))
     texts = torch.arange(4).repeat_interleave(12)
-    x['t'] = draw_tuples(texts, B, seed=0); x['y'] = texts[x['t']]; x['texts'] = torch.randn(48,D,generator=g)
+    x['t'] = draw_tuples(texts, B, seed=0)
+    x['y'] = texts[x['t']]
+    x['texts'] = torch.randn(48,D,generator=g)
     return x
 
 def losses(model, x):
@@ -29,9 +31,12 @@ def losses(model, x):
     e = lambda *parts: F.normalize(model(torch.cat([t.reshape(-1,D) for t in parts])), dim=-1)
     b = len(x['q'])
     def pair(**kw):
-        z = e(x['q'], x['p'], x['n']); i = x['ids']
+        z = e(x['q'], x['p'], x['n'])
+        i = x['ids']
         return info_nce(z[:b], z[b:2*b], z[2*b:].view(b,K,-1), x['present'], **({k: v for k,v in kw.items()} | (dict(ids=(i[:,0],i[:,1],i[:,2:])) if kw else {})))
-    def scored(f): z = e(x['q'], x['p']); return f(z[:b], z[b:], x['score'])
+    def scored(f):
+        z = e(x['q'], x['p'])
+        return f(z[:b], z[b:], x['score'])
     yield 'info_nce', lambda: pair()
     yield 'info_nce, false negatives masked', lambda: pair(margin=.2)
     yield 'pairs only', lambda: (lambda z: info_nce(z[:b], z[b:]))(e(x['q'], x['p']))
@@ -43,18 +48,25 @@ def losses(model, x):
 def gradients(model, net, x):
     out = {}
     for name,f in losses(model, x):
-        net.zero_grad(); loss = f(); loss.backward()
+        net.zero_grad()
+        loss = f()
+        loss.backward()
         out[name] = (loss.detach(), torch.cat([p.grad.flatten() for p in net.parameters()]))
     return out
 
-def net(): torch.manual_seed(1); return torch.nn.Linear(D, 8)
+def net():
+    torch.manual_seed(1)
+    return torch.nn.Linear(D, 8)
 
 def worker(rank, folder):
     torch.set_num_threads(1)
     dist.init_process_group('gloo', init_method=f'file://{folder}/store', rank=rank, world_size=2)
     assert dist.get_world_size() == 2
     for cut in CUTS: torch.save(part(rank, cut), f'{folder}/{cut}-{rank}.pt')
-    gc.collect(); dist.barrier()    # the wrapper must go before the group: freeing a gloo group from the wrapper's destructor can wait for itself for ever
+    gc.collect()
+    # the wrapper must go before the group: freeing a gloo group from the wrapper's destructor can wait for itself
+    # for ever
+    dist.barrier()
     dist.destroy_process_group()
 
 def part(rank, cut):
@@ -65,7 +77,9 @@ def part(rank, cut):
     out = gradients(m, m.module, x)
     rows,start,world = all_gather_grad(torch.arange(lo, hi))
     a,b = F.normalize(x['q'], dim=-1), F.normalize(x['p'], dim=-1)
-    try: pearson_loss(a, b, torch.ones(hi-lo)); refused = False
+    try:
+        pearson_loss(a, b, torch.ones(hi-lo))
+        refused = False
     except ConstantScores as e: refused = 'all 12 scores in this batch are 1' in str(e)
     pearson_loss(a, b, torch.full((hi-lo,), float(rank)))       # constant on each process, but not in the global batch
     return dict(out=out, rows=rows, start=start, world=world, refused=refused)
@@ -86,7 +100,8 @@ def two(tmp_path_factory):
 
 @pytest.mark.parametrize('cut', CUTS)
 def test_two_processes_equal_one(two, cut):
-    m = net(); one = gradients(m, m, batch())
+    m = net()
+    one = gradients(m, m, batch())
     for r,g in enumerate(two[cut]):
         assert g['world'] == 2 and g['start'] == CUTS[cut][r] and g['rows'].tolist() == list(range(B)) and g['refused']
         for name,(_,grad) in one.items():

@@ -6,8 +6,10 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-ROOT = Path(__file__).resolve().parent.parent; LIB = ROOT/'bilingual_embed'
-NBS = sorted((ROOT/'nbs').glob('[0-9]*.ipynb')); ALL_NBS = sorted((ROOT/'nbs').rglob('*.ipynb'))
+ROOT = Path(__file__).resolve().parent.parent
+LIB = ROOT/'bilingual_embed'
+NBS = sorted((ROOT/'nbs').glob('[0-9]*.ipynb'))
+ALL_NBS = sorted((ROOT/'nbs').rglob('*.ipynb'))
 MODULES = sorted(p for p in LIB.glob('*.py') if p.stem not in ('__init__','_modidx'))
 name = lambda p: p.stem
 
@@ -26,9 +28,11 @@ def own(m): # modules of the library that a module imports, anywhere in it
         if isinstance(n, ast.ImportFrom):
             parts = (n.module or '').split('.')
             if n.level == 1: out |= {parts[0]} if n.module else {a.name for a in n.names}
-            elif n.level == 0 and parts[0] == 'bilingual_embed': out |= {parts[1]} if len(parts) > 1 else {a.name for a in n.names}
+            elif n.level == 0 and parts[0] == 'bilingual_embed':
+                out |= {parts[1]} if len(parts) > 1 else {a.name for a in n.names}
             elif n.level > 1: out.add('a package above the library')
-        elif isinstance(n, ast.Import): out |= {a.name.split('.')[1] for a in n.names if a.name.startswith('bilingual_embed.')}
+        elif isinstance(n, ast.Import):
+            out |= {a.name.split('.')[1] for a in n.names if a.name.startswith('bilingual_embed.')}
     return out
 def foreign(m): # top-level packages from elsewhere, lazy imports included
     out = set()
@@ -45,7 +49,8 @@ def test_every_module_has_its_notebook_and_vice_versa():
     assert {p.stem for p in MODULES} == set(FLOOR), f"modules without notebook: {sorted({p.stem for p in MODULES}-set(FLOOR))}; notebooks never exported: {sorted(set(FLOOR)-{p.stem for p in MODULES})}"
 
 @pytest.mark.parametrize('nb', NBS, ids=name)
-def test_numbered_notebooks_export(nb): assert module(nb), f"{nb.name} has a number and exports no module; it belongs in nbs/experiments"
+def test_numbered_notebooks_export(nb):
+    assert module(nb), f"{nb.name} has a number and exports no module; it belongs in nbs/experiments"
 
 @pytest.mark.parametrize('m', FLOOR)
 def test_imports_only_from_below(m):
@@ -93,7 +98,8 @@ def test_library_never_names(p, what):
 def test_the_rules_see_what_they_forbid():
     for what,line in {'a path of one machine': "open('/tmp/x')", 'a registry or hub host': 'https://pypi.org/simple', 'loading that can run code': 'torch.load(f)', 'a shell': 'run(c, shell=True)'}.items():
         assert re.search(FORBIDDEN[what], line), what
-    for fine in ('nbs/tmp/x', 'model.eval()', 'work/root', "'a/home'"): assert not any(re.search(r, fine) for r in FORBIDDEN.values()), fine
+    for fine in ('nbs/tmp/x', 'model.eval()', 'work/root', "'a/home'"):
+        assert not any(re.search(r, fine) for r in FORBIDDEN.values()), fine
     assert len(code_lines('"""doc"""\n\n__all__ = []\n\n# %% ../nbs/00_a.ipynb #1\nimport x\n\n# %% ../nbs/00_a.ipynb #2\n# why\ndef f():\n    "doc"\n')) == 3
 
 # ---- notebooks
@@ -101,7 +107,8 @@ def test_the_rules_see_what_they_forbid():
 @pytest.mark.parametrize('nb', ALL_NBS, ids=name)
 def test_outputs_are_kept_well(nb):
     "Outputs are evidence: no error among them, small, no path of the machine that made them, no flood of progress lines"
-    cells = read(nb)['cells']; total = 0
+    cells = read(nb)['cells']
+    total = 0
     for i,c in enumerate(cells):
         outs = c.get('outputs', [])
         total += len(json.dumps(outs))
@@ -133,7 +140,8 @@ def test_every_picture_has_its_numbers():
 
 # ---- packaging
 
-INI = configparser.ConfigParser(delimiters=['=']); INI.read(ROOT/'settings.ini', encoding='utf-8')
+INI = configparser.ConfigParser(delimiters=['='])
+INI.read(ROOT/'settings.ini', encoding='utf-8')
 def requirements(*keys): return [Requirement(r) for k in keys for r in shlex.split(INI['DEFAULT'][k])]
 def closure(names): # distributions these need, all the way down, as installed here
     todo,out = [canonicalize_name(n) for n in names],set()
@@ -154,7 +162,8 @@ OPTIONAL = DECLARED | {canonicalize_name(r.name) for r in requirements('onnx_req
 def test_imports_are_declared(m):
     "What a room imports stands in settings.ini by its own name, not as somebody's dependency"
     from bilingual_embed.baselines import _PEERS
-    peer = {module: {canonicalize_name(package)} for module,package,*_ in _PEERS.values()}      # need not be installed here
+    # need not be installed here
+    peer = {module: {canonicalize_name(package)} for module,package,*_ in _PEERS.values()}
     lost = sorted(f for f in foreign(m) if not DISTS.get(f, peer.get(f, {canonicalize_name(f)})) & OPTIONAL)
     assert not lost, f"{m} imports {lost}; name them in settings.ini (requirements or train_requirements)"
 
@@ -162,7 +171,9 @@ def test_encoding_needs_the_core_alone():
     "`pip install .` without extras gives a library that encodes"
     todo,rooms = ['embed'],set()
     while todo:
-        m = todo.pop(); rooms.add(m); todo += own(m) - rooms
+        m = todo.pop()
+        rooms.add(m)
+        todo += own(m) - rooms
     for m in rooms:
         more = sorted(f for f in foreign(m) if not DISTS.get(f, {canonicalize_name(f)}) & CORE)
         assert not more, f"{m}, which encoding needs, imports {more}: only settings.ini's requirements ({', '.join(sorted(CORE))}) may be used there"
@@ -179,4 +190,5 @@ def test_constraints_cover_what_is_asked_for():
 def test_readme_is_the_front_page():
     "README.md is made from nbs/index.ipynb, never edited"
     import subprocess
-    r = subprocess.run([sys.executable, str(ROOT/'.ci'/'readme'), '--check'], capture_output=True, text=True); assert r.returncode == 0, r.stderr
+    r = subprocess.run([sys.executable, str(ROOT/'.ci'/'readme'), '--check'], capture_output=True, text=True)
+    assert r.returncode == 0, r.stderr

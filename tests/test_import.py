@@ -16,7 +16,8 @@ sys.meta_path[:] = [Hide(f) for f in sys.meta_path]
 @pytest.fixture(scope='module')
 def bare():
     "Runs code in a process that sees the core requirements and their dependencies only"
-    core = closure(CORE); hidden = sorted(top for top,ds in DISTS.items() if not ds & core and top != 'bilingual_embed')
+    core = closure(CORE)
+    hidden = sorted(top for top,ds in DISTS.items() if not ds & core and top != 'bilingual_embed')
     want = {'pandas','sklearn','scipy','matplotlib','seaborn','datasets','accelerate','mteb','sentence_transformers','pyarrow','pytest'}
     assert want <= set(hidden), f"not hidden: {want-set(hidden)}"
     def run(code, *args):

@@ -23,7 +23,8 @@ def test_suites_hold_what_the_paper_added():
                        es='XMarket SpanishPassageRetrievalS2S SpanishPassageRetrievalS2P MIRACLRetrieval MintakaRetrieval XPQARetrieval SpanishNewsClusteringP2P MIRACLReranking STSES PawsXPairClassification').items():
         assert set(more.split()) <= set(names[s]), set(more.split()) - set(names[s])
         assert len(names[s]) == len(set(names[s])), f"a task stands twice in {s}"
-    for t in suite('es', check=False): assert all('spa-Latn' in t.metadata.hf_subsets_to_langscripts[s] for s in t.hf_subsets), t
+    for t in suite('es', check=False):
+        assert all('spa-Latn' in t.metadata.hf_subsets_to_langscripts[s] for s in t.hf_subsets), t
     assert all(t in REGISTRY for ts in _TRAINED.values() for t in ts)
 
 def test_published_scores_have_our_names_and_mteb_s_metrics():
@@ -31,7 +32,8 @@ def test_published_scores_have_our_names_and_mteb_s_metrics():
     pub,names = published(),{}
     for n in {p.task.split('/')[0] for p in pub}:
         cls = REGISTRY.get(n) or REGISTRY[n.rsplit('.', 1)[0]]
-        t = cls(); names |= {score_name(t, split, s)[0]: t.metadata for split in t.eval_splits for s in t.hf_subsets}
+        t = cls()
+        names |= {score_name(t, split, s)[0]: t.metadata for split in t.eval_splits for s in t.hf_subsets}
     for p in pub:
         assert p.task in names, f"MTEB has no {p.task}"
         assert (p.kind, p.metric) == (names[p.task].type, names[p.task].main_score), p
@@ -41,8 +43,11 @@ def test_published_scores_have_our_names_and_mteb_s_metrics():
 TOPICS = dict(ship='The ship lies in the harbour', bread='We bake bread of flour', train='The train to the city is late', dog='The dog runs on the beach')
 LINES = [f'{s} number {i}' for i in range(12) for s in TOPICS.values()]          # 48 texts, four topics
 KEYS = [k for _ in range(12) for k in TOPICS]
-def pairs(**more): return Dataset.from_dict(dict(sentence1=LINES[:16], sentence2=[f'{t} again' for t in LINES[1:17]], **more))
-def lists(): return Dataset.from_dict(dict(sentences=[LINES*8], labels=[KEYS*8]))       # the old form of a clustering set: a row of lists
+def pairs(**more):
+    return Dataset.from_dict(dict(sentence1=LINES[:16], sentence2=[f'{t} again' for t in LINES[1:17]], **more))
+def lists():
+    # the old form of a clustering set: a row of lists
+    return Dataset.from_dict(dict(sentences=[LINES*8], labels=[KEYS*8]))
 def retrieval(ranked): # configuration -> table
     n = 8
     out = dict(corpus=Dataset.from_dict(dict(_id=[f'd{i}' for i in range(24)], title=['T']*24, text=LINES[:24])), queries=Dataset.from_dict(dict(_id=[f'q{i}' for i in range(n)], text=[f'Where is {LINES[i]}?' for i in range(n)])),
@@ -59,15 +64,22 @@ def hub(monkeypatch):
     import mteb.abstasks.abstask as at, mteb.abstasks.retrieval_dataset_loaders as rl
     of,asked = {mteb.get_task(n).metadata.dataset['path']: n for n in TASKS},[]
     def load(path, name=None, split=None, **kw):
-        asked.append((path, name)); task = of[path]; grade = [i % 6 for i in range(16)]
+        asked.append((path, name))
+        task = of[path]
+        grade = [i % 6 for i in range(16)]
         splits = lambda d: DatasetDict({s: d for s in ('train','validation','test','devtest')})
-        if task in ('GermanDPR','MIRACLReranking'): return retrieval(task == 'MIRACLReranking')[{'default':'qrels'}.get(name, name).split('-')[-1]]
-        if task == 'BelebeleRetrieval': return splits(Dataset.from_dict(dict(link=[f'l{i}' for i in range(10)], question=[f'Where is {t}?' for t in LINES[:10]], flores_passage=[f'{t} {name}' for t in LINES[:10]])))
-        if task == 'NTREXBitextMining': return splits(Dataset.from_dict({l: [f'{t} {l[:1]}' for t in LINES[:10]] for l in ('eng_Latn','deu_Latn','spa_Latn')}))
+        if task in ('GermanDPR','MIRACLReranking'):
+            return retrieval(task == 'MIRACLReranking')[{'default':'qrels'}.get(name, name).split('-')[-1]]
+        if task == 'BelebeleRetrieval':
+            return splits(Dataset.from_dict(dict(link=[f'l{i}' for i in range(10)], question=[f'Where is {t}?' for t in LINES[:10]], flores_passage=[f'{t} {name}' for t in LINES[:10]])))
+        if task == 'NTREXBitextMining':
+            return splits(Dataset.from_dict({l: [f'{t} {l[:1]}' for t in LINES[:10]] for l in ('eng_Latn','deu_Latn','spa_Latn')}))
         if 'STS' in task: return splits(pairs(score=grade))
         if task == 'Tatoeba': return splits(pairs(lang=['deu-eng']*16))
-        if task == 'PawsXPairClassification': return splits(pairs(label=[i % 2 for i in range(16)], labels=[i % 2 for i in range(16)]))
-        if task == 'MTOPDomainClassification': return splits(Dataset.from_dict(dict(text=LINES, label=[list(TOPICS).index(k) for k in KEYS])))
+        if task == 'PawsXPairClassification':
+            return splits(pairs(label=[i % 2 for i in range(16)], labels=[i % 2 for i in range(16)]))
+        if task == 'MTOPDomainClassification':
+            return splits(Dataset.from_dict(dict(text=LINES, label=[list(TOPICS).index(k) for k in KEYS])))
         return splits(lists())
     for m in {at, rl, datasets, *(sys.modules[type(mteb.get_task(n)).__module__] for n in TASKS)}:
         if hasattr(m, 'load_dataset'): monkeypatch.setattr(m, 'load_dataset', load)
@@ -96,13 +108,17 @@ def test_prepared_tasks_give_the_same_scores_in_another_process(hub, embedder, m
     at_hub = [t for n,l in TASKS.items() for t in suite(n, l, check=False)]
     assert {t.metadata.type for t in at_hub} == KINDS
     with warnings.catch_warnings():
-        warnings.simplefilter('ignore'); first = [[s.task, s.metric, s.value, s.n] for s in evaluate(embedder, at_hub)]
+        warnings.simplefilter('ignore')
+        first = [[s.task, s.metric, s.value, s.n] for s in evaluate(embedder, at_hub)]
     rows = [r for n,l in TASKS.items() for r in prepare(n, data, l, check=False)]
     assert [r['state'] for r in rows] == ['prepared']*len(TASKS), rows
-    n = len(hub); again = [r for name,l in TASKS.items() for r in prepare(name, data, l, check=False)]
+    n = len(hub)
+    again = [r for name,l in TASKS.items() for r in prepare(name, data, l, check=False)]
     assert {r['state'] for r in again} == {'ready'} and len(hub) == n                # nothing is fetched twice
-    files = {p.suffix for p in data.rglob('*') if p.is_file()}; assert files == {'.parquet','.json'}, files
-    for t in at_hub: assert (task_folder(t, data)/'task.json').is_file() and t.metadata.revision in str(task_folder(t, data))
+    files = {p.suffix for p in data.rglob('*') if p.is_file()}
+    assert files == {'.parquet','.json'}, files
+    for t in at_hub:
+        assert (task_folder(t, data)/'task.json').is_file() and t.metadata.revision in str(task_folder(t, data))
     r = python('-c', READ, model_folder, data, json.dumps(TASKS), '')
     assert json.loads(r.stdout.splitlines()[-1]) == json.loads(json.dumps(first))
     assert len({round(v, 3) for _,_,v,_ in first}) > 6, f"the tasks are too easy to tell a wrong reading: {first}"
@@ -113,13 +129,16 @@ def test_what_cannot_be_fetched_is_told_and_the_rest_goes_on(hub, tmp_path, monk
     def gone(path, *a, **k):
         if 'STSES' in path: raise ConnectionError('no such data set')
         return load(path, *a, **k)
-    monkeypatch.setattr(at, 'load_dataset', gone); monkeypatch.setitem(SUITES, 'two', ('STSES','GermanSTSBenchmark'))
+    monkeypatch.setattr(at, 'load_dataset', gone)
+    monkeypatch.setitem(SUITES, 'two', ('STSES','GermanSTSBenchmark'))
     rows = prepare('two', tmp_path, ('de','es'), check=False)
     assert [r['state'] for r in rows] == ['ConnectionError: no such data set', 'prepared']
-    with pytest.warns(UserWarning, match="1 of 2 tasks of suite 'two' cannot be read.*\n  STSES is not there"): ready = suite('two', ('de','es'), data=tmp_path)
+    with pytest.warns(UserWarning, match="1 of 2 tasks of suite 'two' cannot be read.*\n  STSES is not there"):
+        ready = suite('two', ('de','es'), data=tmp_path)
     assert [t.metadata.name for t in ready] == ['GermanSTSBenchmark']
     (task_folder(ready[0], tmp_path)).rename(tmp_path/'GermanSTSBenchmark'/'another')
-    with pytest.raises(ValueError, match='prepared at revision another, and this MTEB judges'): suite('two', ('de','es'), data=tmp_path)
+    with pytest.raises(ValueError, match='prepared at revision another, and this MTEB judges'):
+        suite('two', ('de','es'), data=tmp_path)
 
 KILL = READ.replace("ts = [", """
 import os, signal
@@ -133,17 +152,23 @@ Embedder.encode = encode
 ts = [""")
 def test_a_killed_evaluation_goes_on_at_its_task(hub, embedder, model_folder, tmp_path, monkeypatch):
     from bilingual_embed.embed import Embedder
-    names = {n: TASKS[n] for n in ('MTOPDomainClassification','BlurbsClusteringS2S','MIRACLReranking','GermanDPR','Tatoeba')}   # with items and without
+    # with items and without
+    names = {n: TASKS[n] for n in ('MTOPDomainClassification','BlurbsClusteringS2S','MIRACLReranking','GermanDPR','Tatoeba')}
     data,out,seen,real = tmp_path/'data',tmp_path/'out',[],Embedder.encode
     for n,l in names.items(): prepare(n, data, l, check=False)
     python('-c', KILL, model_folder, data, json.dumps(names), out, code=-signal.SIGKILL)
-    done = sorted(p.stem for p in out.rglob('*.json') if p.name != 'model_meta.json'); assert done == ['BlurbsClusteringS2S','MTOPDomainClassification'], done
-    def encode(self, texts, **kw): texts = list(texts); seen.extend(texts); return real(self, texts, **kw)
+    done = sorted(p.stem for p in out.rglob('*.json') if p.name != 'model_meta.json')
+    assert done == ['BlurbsClusteringS2S','MTOPDomainClassification'], done
+    def encode(self, texts, **kw):
+        texts = list(texts)
+        seen.extend(texts)
+        return real(self, texts, **kw)
     monkeypatch.setattr(Embedder, 'encode', encode)
     def judge(out):
         seen.clear()
         with warnings.catch_warnings():
-            warnings.simplefilter('ignore'); return [(s.task, s.metric, s.value, s.n) for s in evaluate(embedder, [t for n,l in names.items() for t in suite(n, l, data=data)], out=out)]
+            warnings.simplefilter('ignore')
+            return [(s.task, s.metric, s.value, s.n) for s in evaluate(embedder, [t for n,l in names.items() for t in suite(n, l, data=data)], out=out)]
     resumed = judge(out)
     assert LINES[30] not in seen, "a text that only the finished tasks hold was encoded again"
     assert any('Where is' in t for t in seen) and any(t.endswith('again') for t in seen)
@@ -153,7 +178,9 @@ def test_a_killed_evaluation_goes_on_at_its_task(hub, embedder, model_folder, tm
 # ---- the ways into MTEB
 
 @pytest.fixture
-def prepared(hub, tmp_path): prepare('STSES', tmp_path/'data', ('es','es'), check=False); return tmp_path/'data'
+def prepared(hub, tmp_path):
+    prepare('STSES', tmp_path/'data', ('es','es'), check=False)
+    return tmp_path/'data'
 
 def test_four_ways_to_one_score(prepared, embedder, model_folder, tmp_path):
     "as_mteb, judge_suite, our command in a process of its own, and sentence-transformers (which opens the folder since bilingual_embed is imported)"
@@ -167,7 +194,8 @@ def test_four_ways_to_one_score(prepared, embedder, model_folder, tmp_path):
     assert board.table.loc['st','STSES/es'] == pytest.approx(100*ours, abs=1e-3) and (board.table.origin == 'published').sum() > 5
     assert score(SentenceTransformer(str(folder), device='cpu')) == pytest.approx(ours, abs=1e-6)
     python('-m', 'bilingual_embed.leaderboard', 'run', '-m', folder, '-t', 'STSES', '--data', prepared, '--output-folder', tmp_path/'cmd', '-v', '0')
-    (s,) = measured(tmp_path/'cmd'); assert (s.task, s.run) == ('STSES/es', 'bilingual-embed/st') and s.value == pytest.approx(ours, abs=1e-6)
+    (s,) = measured(tmp_path/'cmd')
+    assert (s.task, s.run) == ('STSES/es', 'bilingual-embed/st') and s.value == pytest.approx(ours, abs=1e-6)
     record = json.loads(next((tmp_path/'cmd').rglob('model_meta.json')).read_text())
     assert (record['n_parameters'], record['embed_dim'], record['max_tokens'], record['similarity_fn_name']) == (sum(p.numel() for p in embedder.model.parameters()), 32, embedder.max_length, 'cosine')
     assert str(tmp_path) not in json.dumps(record), "the record of a result names a folder of this machine"
@@ -178,7 +206,8 @@ def test_the_suite_command(prepared, model_folder, tmp_path, capsys):
     from bilingual_embed.cli import main
     go = lambda *a: main(['mteb','--suite','STSES','--langs','es-es','--data',str(prepared), *map(str, a)])
     assert go('--model', model_folder, '--out', tmp_path/'out') == 0
-    table = (tmp_path/'out'/'leaderboard.csv').read_text(); said = capsys.readouterr()
+    table = (tmp_path/'out'/'leaderboard.csv').read_text()
+    said = capsys.readouterr()
     assert 'STSES/es' in table and '*(published)*' in said.out and model_folder.name in said.out and 'goes on' in said.err
     assert main(['mteb','--suite','STSBenchmark','--langs','en-es','--data',str(prepared),'--model',str(model_folder),'--out',str(tmp_path/'no')]) == 2 and 'STSBenchmark' in capsys.readouterr().err
     assert main(['mteb','--suite','nonsense','--data',str(prepared),'--model',str(model_folder)]) == 2 and 'nonsense' in capsys.readouterr().err
@@ -190,6 +219,7 @@ def test_mteb_alone_takes_no_folder(model_folder):
         with pytest.raises(NotImplementedError, match='No model implementation'): mteb.get_model(f'{model_folder}/.')
 
 def test_other_commands_of_mteb_pass_through(capsys):
-    mteb_command(['available-tasks', '-t', 'STSES']); assert 'STSES' in capsys.readouterr().out
+    mteb_command(['available-tasks', '-t', 'STSES'])
+    assert 'STSES' in capsys.readouterr().out
     with pytest.raises(SystemExit): mteb_command(['run', '--no-such-flag'])
     assert sys.argv[0] != 'mteb'

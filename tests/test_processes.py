@@ -63,13 +63,17 @@ if torch.distributed.is_initialized(): gc.collect(); torch.distributed.barrier()
 '''
 
 def free_port():
-    with socket.socket() as s: s.bind(('127.0.0.1', 0)); return s.getsockname()[1]
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        return s.getsockname()[1]
 
 def launch(config, *args, n=2): # the shipped command, on two processes of this machine
     return [sys.executable, '-W', 'ignore', '-m', 'accelerate.commands.launch', '--config_file', str(CONFIGS/f'{config}.yaml'), '--num_processes', str(n), *map(str, args)]
 
 def run(tmp, how, *jobs): # how: name of a launch config, two processes; '': one, without launcher. job: run folder, where to stop, and more of what the worker reads
-    script = tmp/'worker.py'; script.write_text(WORKER, encoding='utf-8'); port = free_port()
+    script = tmp/'worker.py'
+    script.write_text(WORKER, encoding='utf-8')
+    port = free_port()
     machines = (0,1) if how == 'two_nodes' else (0,)
     starts = [launch(how, '--main_process_port', port, *(('--machine_rank', m, '--main_process_ip', '127.0.0.1') if len(machines) > 1 else ())) if how else [sys.executable, '-W', 'ignore'] for m in machines]
     jobs = [','.join(map(str, (*j, *(10**9, 2**30, 'fp32')[len(j)-1:]))) for j in jobs]
@@ -82,7 +86,8 @@ def run(tmp, how, *jobs): # how: name of a launch config, two processes; '': one
 @pytest.fixture(scope='module')
 def logs(tmp_path_factory):
     "The same 40 steps by every way through, in five launches: name of the way -> rows of the log"
-    tmp = tmp_path_factory.mktemp('logs'); whole,cached,half = (10**9,),(10**9, 1),(10**9, 2**30, 'bf16')
+    tmp = tmp_path_factory.mktemp('logs')
+    whole,cached,half = (10**9,),(10**9, 1),(10**9, 2**30, 'bf16')
     run(tmp, '', ('one',), ('one bf16', *half), ('one > one_node', 27))
     shutil.copytree(tmp/'one > one_node', tmp/'one > fsdp')
     run(tmp, 'one_node', ('one_node',), ('one_node cached', *cached), ('one_node bf16', *half), ('one > one_node',), ('one_node > one', 27))
@@ -96,7 +101,8 @@ def close(a, b, rel=2e-4, off=2e-5):
     for x,y in zip(a, b): assert x[2:4] == pytest.approx(y[2:4], rel=rel, abs=off, nan_ok=True), (x, y)
 
 def test_one_process_sees_every_kind(logs):
-    one = logs['one']; assert len(one) == 40 and len({x[1] for x in one}) == 6 and 0 < sum(math.isnan(x[2]) for x in one) < 9
+    one = logs['one']
+    assert len(one) == 40 and len({x[1] for x in one}) == 6 and 0 < sum(math.isnan(x[2]) for x in one) < 9
 
 @pytest.mark.parametrize('way', ['one_node', 'one_node cached', 'fsdp', 'fsdp cached', 'two_nodes'])
 def test_two_processes_give_the_losses_of_one(logs, way): close(logs[way], logs['one'])
@@ -112,15 +118,18 @@ def test_the_shipped_command(tmp_path, how):
     "From text to a finished model, all stages one after another in the same two processes; text, vocabulary and packed tokens are made by one of them"
     changes = ','.join(f'{s}.{k}={v}' for s in STAGES for k,v in dict(steps=4, batch_size=16, max_tokens=48, warmup=1, checkpoint=2).items())
     r = subprocess.run([*launch(how, '--main_process_port', free_port()), '-m', 'bilingual_embed.cli', 'train', '--scale', 'sample', '--no-scores', '--out', str(tmp_path/'run'), '--cache', str(tmp_path/'cache'), '--changes', changes],
-                       capture_output=True, text=True, timeout=500, env=ENV); assert r.returncode == 0, r.stderr[-3000:]
-    for stage in STAGES: assert json.loads((tmp_path/'run'/stage/'stage.json').read_text())['processes'] == 2 and len(read_log(tmp_path/'run'/stage)) == 4
+                       capture_output=True, text=True, timeout=500, env=ENV)
+    assert r.returncode == 0, r.stderr[-3000:]
+    for stage in STAGES:
+        assert json.loads((tmp_path/'run'/stage/'stage.json').read_text())['processes'] == 2 and len(read_log(tmp_path/'run'/stage)) == 4
     assert load(tmp_path/'run', device='cpu').encode(['Guten Tag','Good day']).shape == (2,64)
 
 @pytest.mark.parametrize('config', sorted(CONFIGS.glob('*.yaml')), ids=lambda p: p.stem)
 def test_launch_configs_are_understood(config):
     "What ships is read by accelerate itself, without an unknown key"
     from accelerate.commands.config.config_args import load_config_from_file
-    c = load_config_from_file(str(config)); assert c.num_processes % c.num_machines == 0 and c.distributed_type.value == ('FSDP' if config.stem == 'fsdp' else 'MULTI_GPU')
+    c = load_config_from_file(str(config))
+    assert c.num_processes % c.num_machines == 0 and c.distributed_type.value == ('FSDP' if config.stem == 'fsdp' else 'MULTI_GPU')
 
 def test_two_runs_of_one_text(tmp_path):
     "Begun side by side, one makes it and the other waits"

@@ -18,7 +18,8 @@ from bilingual_embed.tokenizer import TokenizerError, starts_of
 
 WORDS = "the harbour lies in fog Am Morgen blieben die Boote über ünïcode 日本 😀 don't <s> </s> <mask> \t\n 3.14".split(' ')
 plain = st.lists(st.sampled_from(WORDS), min_size=1, max_size=40).map(' '.join).filter(str.strip)
-wild = st.text(st.characters(exclude_categories=['Cs']), min_size=1, max_size=60).filter(str.strip)   # any Unicode but lone surrogates
+# any Unicode but lone surrogates
+wild = st.text(st.characters(exclude_categories=['Cs']), min_size=1, max_size=60).filter(str.strip)
 seeds = st.integers(0, 2**31-1)
 
 # ---- embeddings
@@ -27,7 +28,8 @@ seeds = st.integers(0, 2**31-1)
 @example(texts=['a', 'harbour '*400], budget=100_000, order=__import__('random').Random(0))
 def test_padding_and_batch_order_never_change_an_embedding(embedder, texts, budget, order):
     alone = np.stack([embedder.encode(t) for t in texts])
-    at = list(range(len(texts))); order.shuffle(at)
+    at = list(range(len(texts)))
+    order.shuffle(at)
     np.testing.assert_allclose(embedder.encode([texts[i] for i in at], batch_tokens=budget), alone[at], rtol=0, atol=1e-5)
     np.testing.assert_allclose(np.linalg.norm(alone, axis=1), 1, atol=1e-5)
 
@@ -35,7 +37,8 @@ def test_padding_and_batch_order_never_change_an_embedding(embedder, texts, budg
 @pytest.mark.filterwarnings('ignore::bilingual_embed.embed.TextsCut')
 def test_what_is_cut_off_has_no_influence(embedder, texts, n):
     make = lambda ts: embedder.encode(ts, max_length=n)
-    long = [t for t in texts if len(embedder.tokenizer(t)['input_ids']) > n]; assume(long)
+    long = [t for t in texts if len(embedder.tokenizer(t)['input_ids']) > n]
+    assume(long)
     np.testing.assert_allclose(make([t+' and more' for t in long]), make(long), rtol=0, atol=1e-5)
 
 @given(ids=st.lists(st.lists(st.integers(0, 99), min_size=1, max_size=50), max_size=30), budget=st.integers(1, 500))
@@ -49,8 +52,11 @@ def test_rectangles_lose_nothing(ids, budget):
 @given(name=st.sampled_from(['config.json','model.safetensors','tokenizer.json','tokenizer_config.json']), share=st.floats(0, .999))
 def test_a_file_cut_anywhere_is_a_clear_error(model_folder, name, share):
     with tempfile.TemporaryDirectory() as d:
-        f = Path(shutil.copytree(model_folder, Path(d)/'m'))/name; b = f.read_bytes(); f.write_bytes(b[:int(len(b)*share)])
-        with pytest.raises((WeightsError, TokenizerError), match='cut short|missing|not those') as e: load(f.parent, device='cpu')
+        f = Path(shutil.copytree(model_folder, Path(d)/'m'))/name
+        b = f.read_bytes()
+        f.write_bytes(b[:int(len(b)*share)])
+        with pytest.raises((WeightsError, TokenizerError), match='cut short|missing|not those') as e:
+            load(f.parent, device='cpu')
         assert name in str(e.value)
 
 # ---- tokenizer
@@ -63,7 +69,8 @@ def test_tokenizer_loses_nothing(embedder, text):
 
 @given(text=plain|wild)
 def test_words_begin_where_the_tokenizer_says(embedder, text):
-    enc = embedder.tokenizer(text); w = enc.word_ids()
+    enc = embedder.tokenizer(text)
+    w = enc.word_ids()
     want = [i == 0 or w[i] is None or w[i] != w[i-1] for i in range(len(w))]
     assert starts_of(np.array(enc['input_ids']), embedder.tokenizer).tolist() == want
 
@@ -71,8 +78,10 @@ def test_words_begin_where_the_tokenizer_says(embedder, text):
 
 shapes = st.tuples(st.integers(1, 3), st.integers(1, 5), st.integers(1, 40), seeds)
 def qkv(B, H, T, seed):
-    g = torch.Generator().manual_seed(seed); q,k,v = (torch.randn(B, H, T, 8, generator=g) for _ in range(3))
-    mask = torch.rand(B, T, generator=g) < .7; mask[:,torch.randint(T, (1,), generator=g)] = True
+    g = torch.Generator().manual_seed(seed)
+    q,k,v = (torch.randn(B, H, T, 8, generator=g) for _ in range(3))
+    mask = torch.rand(B, T, generator=g) < .7
+    mask[:,torch.randint(T, (1,), generator=g)] = True
     return q,k,v,mask
 def textbook(q, k, v, mask): # softmax over an (H,T,T) bias, in float64
     q,k,v = q.double(),k.double(),v.double()
@@ -83,24 +92,32 @@ real = lambda o, mask: o.transpose(1, 2)[mask]
 @pytest.mark.parametrize('short', [1024, 0], ids=['short','long'])
 @given(shape=shapes)
 def test_attention_is_the_textbook_one(short, shape):
-    q,k,v,mask = qkv(*shape); m = slopes(shape[1])
+    q,k,v,mask = qkv(*shape)
+    m = slopes(shape[1])
     with pytest.MonkeyPatch.context() as mp:
         mp.setattr(attention, 'SHORT', short)
         assert_close(real(alibi_attention(q, k, v, m, mask), mask), real(textbook(q, k, v, mask), mask), rtol=1e-5, atol=1e-5)
-        full = torch.ones_like(mask); assert_close(alibi_attention(q, k, v, m), textbook(q, k, v, full), rtol=1e-5, atol=1e-5)
+        full = torch.ones_like(mask)
+        assert_close(alibi_attention(q, k, v, m), textbook(q, k, v, full), rtol=1e-5, atol=1e-5)
 
 @given(shape=shapes, left=st.integers(0, 20), right=st.integers(0, 20))
 def test_attention_knows_distances_only(shape, left, right):
     "Padding on either side, whatever it holds, and reading backwards change nothing: ALiBi is symmetric and has no positions"
-    B,H,T,seed = shape; q,k,v,_ = qkv(B, H, T, seed); m = slopes(H); o = alibi_attention(q, k, v, m)
+    B,H,T,seed = shape
+    q,k,v,_ = qkv(B, H, T, seed)
+    m = slopes(H)
+    o = alibi_attention(q, k, v, m)
     fill = lambda t: torch.nn.functional.pad(t, (0,0,left,right), value=9.)
-    mask = torch.zeros(B, left+T+right, dtype=torch.bool); mask[:,left:left+T] = True
+    mask = torch.zeros(B, left+T+right, dtype=torch.bool)
+    mask[:,left:left+T] = True
     assert_close(alibi_attention(fill(q), fill(k), fill(v), m, mask)[:,:,left:left+T], o, rtol=1e-5, atol=1e-5)
     assert_close(alibi_attention(q.flip(2), k.flip(2), v.flip(2), m).flip(2), o, rtol=1e-5, atol=1e-5)
 
 @given(shape=shapes)
 def test_masked_keys_are_not_read(shape):
-    q,k,v,mask = qkv(*shape); m = slopes(shape[1]); hide = ~mask[:,None,:,None]
+    q,k,v,mask = qkv(*shape)
+    m = slopes(shape[1])
+    hide = ~mask[:,None,:,None]
     a,b = (alibi_attention(q, k.masked_fill(hide, x), v.masked_fill(hide, -x), m, mask) for x in (0., 50.))
     assert_close(real(a, mask), real(b, mask), rtol=1e-5, atol=1e-5)
 
@@ -113,8 +130,11 @@ def test_permute_is_a_permutation(n, key): assert np.array_equal(np.sort(permute
 rows = lambda sizes: [Task(f't{i}', 'mlm', range(n), weight=w) for i,(n,w) in enumerate(sizes)]
 @given(sizes=st.lists(st.tuples(st.integers(1, 40), st.floats(.1, 9)), min_size=1, max_size=4), batch=st.integers(1, 16), seed=seeds)
 def test_each_row_once_before_any_row_twice(sizes, batch, seed):
-    s = Sampler(rows(sizes), batch, seed=seed); seen = [[] for _ in sizes]
-    for step in range(40): d = s.draw(step); seen[d.task] += d.rows.tolist()
+    s = Sampler(rows(sizes), batch, seed=seed)
+    seen = [[] for _ in sizes]
+    for step in range(40):
+        d = s.draw(step)
+        seen[d.task] += d.rows.tolist()
     for (n,_),got in zip(sizes, seen):
         for e in range(0, len(got), n): assert len(set(got[e:e+n])) == len(got[e:e+n])
         assert all(0 <= r < n for r in got)
@@ -128,13 +148,19 @@ def test_a_draw_depends_on_seed_and_step_alone(sizes, seed, steps):
 
 # ---- distillation
 
-def spheres(n, d, seed): g = torch.Generator().manual_seed(seed); return [torch.nn.functional.normalize(torch.randn(n, d, generator=g, dtype=torch.float64), dim=-1) for _ in range(2)] + [torch.linalg.qr(torch.randn(d, d, generator=g, dtype=torch.float64))[0]]
+def spheres(n, d, seed):
+    g = torch.Generator().manual_seed(seed)
+    return [torch.nn.functional.normalize(torch.randn(n, d, generator=g, dtype=torch.float64), dim=-1) for _ in range(2)] + [torch.linalg.qr(torch.randn(d, d, generator=g, dtype=torch.float64))[0]]
 @given(n=st.integers(1, 12), d=st.integers(2, 9), seed=seeds, weight=st.floats(0, 20))
 def test_distillation_sees_geometry_and_directions(n, d, seed, weight):
-    e,t,turn = spheres(n, d, seed); loss = distil_loss(e, t, weight=weight)
-    assert_close(distil_loss(e@turn, t@turn, weight=weight), loss)                                      # both turned together: nothing changes
-    assert_close(geometry_loss(e@turn, t), geometry_loss(e, t)); assert_close(distil_loss(t, e, weight=weight), loss)
-    order = torch.randperm(n); assert_close(distil_loss(e[order], t[order], weight=weight), loss)
+    e,t,turn = spheres(n, d, seed)
+    loss = distil_loss(e, t, weight=weight)
+    # both turned together: nothing changes
+    assert_close(distil_loss(e@turn, t@turn, weight=weight), loss)
+    assert_close(geometry_loss(e@turn, t), geometry_loss(e, t))
+    assert_close(distil_loss(t, e, weight=weight), loss)
+    order = torch.randperm(n)
+    assert_close(distil_loss(e[order], t[order], weight=weight), loss)
     assert distil_loss(t, t, weight=weight) == 0 and loss > 0
     assert_close(distil_loss(e, t, weight=0.), (1 - (e*t).sum(-1)).mean())
 
@@ -148,12 +174,16 @@ def test_a_teacher_may_be_killed_at_any_time(texts, batch, kills, tail):
             if self.left < 0: raise KeyboardInterrupt
             return np.array([[1+len(t), ord(t[0]), -ord(t[-1])] for t in ts])
     with tempfile.TemporaryDirectory() as d:
-        a,b = Path(d)/'a',Path(d)/'b'; rows = [(t,'en') for t in texts]; whole = teach(rows, Teacher(), a, batch)
+        a,b = Path(d)/'a',Path(d)/'b'
+        rows = [(t,'en') for t in texts]
+        whole = teach(rows, Teacher(), a, batch)
         for k in kills:
-            t = Teacher(); t.left = k
+            t = Teacher()
+            t.left = k
             try: teach(iter(rows), t, b, batch)
             except KeyboardInterrupt:
-                for f in ('texts.jsonl','vectors.npy'): (b/f).open('ab').write(tail)                      # a block that was cut short
+                for f in ('texts.jsonl','vectors.npy'):
+                    (b/f).open('ab').write(tail)                      # a block that was cut short
         teach(iter(rows), Teacher(), b, batch)
         assert all((a/f).read_bytes() == (b/f).read_bytes() for f in ('texts.jsonl','vectors.npy','taught.json'))
         assert [r.text for r in whole] == texts and isinstance(whole, TaughtRows)

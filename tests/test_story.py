@@ -19,14 +19,18 @@ def story(out, folder, cache, *more, ok=True):
 
 @pytest.fixture(scope='module')
 def ran(tmp_path_factory):
-    tmp = tmp_path_factory.mktemp('story'); story(tmp/'out.ipynb', tmp/'run', tmp/'cache'); return tmp
+    tmp = tmp_path_factory.mktemp('story')
+    story(tmp/'out.ipynb', tmp/'run', tmp/'cache')
+    return tmp
 
 def rows(path): # scores without their times
-    with open(path, newline='', encoding='utf-8') as f: return sorted(tuple(v for k,v in r.items() if k != 'seconds') for r in csv.DictReader(f))
+    with open(path, newline='', encoding='utf-8') as f:
+        return sorted(tuple(v for k,v in r.items() if k != 'seconds') for r in csv.DictReader(f))
 
 def test_leaves_a_run_folder(ran):
     run = ran/'run'
-    for name in ('recipe.json','corpus.json','tokenizer','model.safetensors','config.json','modules.json','scores.csv','verdict.txt','report.ipynb', *STAGES): assert (run/name).exists(), name
+    for name in ('recipe.json','corpus.json','tokenizer','model.safetensors','config.json','modules.json','scores.csv','verdict.txt','report.ipynb', *STAGES):
+        assert (run/name).exists(), name
     pictures = {p.stem for p in (run/'figures').glob('*.png')}
     assert {'fertility','training-align-pretrain','training-pairs-multitask','scores','map'} <= pictures, pictures
     assert all((run/'figures'/f'{p}.csv').exists() for p in pictures)
@@ -35,13 +39,16 @@ def test_leaves_a_run_folder(ran):
 
 def test_report_reads_well(ran):
     "No error, no warning, no flood of progress lines, every picture there"
-    nb = nbformat.read(ran/'out.ipynb', 4); outs = [o for c in nb.cells if c.cell_type == 'code' for o in c.outputs]
+    nb = nbformat.read(ran/'out.ipynb', 4)
+    outs = [o for c in nb.cells if c.cell_type == 'code' for o in c.outputs]
     text = [o.text for o in outs if o.output_type == 'stream']
     assert not any(o.output_type == 'error' for o in outs)
     assert not [t for t in text if 'Warning' in t], [t for t in text if 'Warning' in t][:3]
     assert sum(len(t.splitlines()) for t in text) < 150
     assert sum('image/png' in o.get('data', {}) for o in outs) >= 6
-    kept = nbformat.read(ran/'run'/'report.ipynb', 4); assert [c.outputs for c in kept.cells[:-1] if c.cell_type == 'code'] == [c.outputs for c in nb.cells[:-1] if c.cell_type == 'code']   # all but the cell that copies
+    kept = nbformat.read(ran/'run'/'report.ipynb', 4)
+    # all but the cell that copies
+    assert [c.outputs for c in kept.cells[:-1] if c.cell_type == 'code'] == [c.outputs for c in nb.cells[:-1] if c.cell_type == 'code']
 
 def test_picks_up_what_is_done(ran):
     before,stamp = rows(ran/'run'/'scores.csv'),(ran/'run'/'multitask'/'model.safetensors').stat().st_mtime_ns
@@ -57,12 +64,16 @@ def test_misspelt_parameter_is_an_error(tmp_path, name):
 def test_goes_on_from_a_finished_model(ran, tmp_path):
     "Its weights and vocabulary, no stage 0 or 1, and scores against what it was"
     few = ','.join(f'{k}={v}' for k,v in FEW.items() if k.startswith(('pairs.','multitask.')))
-    story(tmp_path/'out.ipynb', tmp_path/'run', ran/'cache', '-p', 'changes', few, '-p', 'start', str(ran/'run')); run = tmp_path/'run'
+    story(tmp_path/'out.ipynb', tmp_path/'run', ran/'cache', '-p', 'changes', few, '-p', 'start', str(ran/'run'))
+    run = tmp_path/'run'
     assert (run/'tokenizer'/'tokenizer.json').read_bytes() == (ran/'run'/'tokenizer'/'tokenizer.json').read_bytes() and not (run/'align').exists() and not (run/'pretrain').exists()
-    with open(run/'scores.csv', newline='', encoding='utf-8') as f: got = {(r['run'],r['task'],r['metric']): r['value'] for r in csv.DictReader(f)}
-    with open(ran/'run'/'scores.csv', newline='', encoding='utf-8') as f: was = {(r['run'],r['task'],r['metric']): r['value'] for r in csv.DictReader(f)}
+    with open(run/'scores.csv', newline='', encoding='utf-8') as f:
+        got = {(r['run'],r['task'],r['metric']): r['value'] for r in csv.DictReader(f)}
+    with open(ran/'run'/'scores.csv', newline='', encoding='utf-8') as f:
+        was = {(r['run'],r['task'],r['metric']): r['value'] for r in csv.DictReader(f)}
     assert {'untrained','pairs','multitask'} <= {k[0] for k in got} and not {'align','mlm'} & {k[0] for k in got}
-    assert all(abs(float(got['untrained',*k[1:]]) - float(v)) < 1e-5 for k,v in was.items() if k[0] == 'multitask')      # it begins as the other ended
+    # it begins as the other ended
+    assert all(abs(float(got['untrained',*k[1:]]) - float(v)) < 1e-5 for k,v in was.items() if k[0] == 'multitask')
 
 def test_run_folder_opens_everywhere(ran):
     code = "import sys, bilingual_embed; from sentence_transformers import SentenceTransformer as S; t = ['Guten Tag','Good day']; a = bilingual_embed.load(sys.argv[1]).encode(t); b = S(sys.argv[1]).encode(t); print(abs(a-b).max())"
@@ -71,7 +82,8 @@ def test_run_folder_opens_everywhere(ran):
 
 # ---- killed
 
-def command(folder, cache): return [sys.executable, '-m', 'bilingual_embed.cli', 'train', '--scale', 'sample', '--no-scores', '--out', str(folder), '--cache', str(cache), '--changes', CHANGES]
+def command(folder, cache):
+    return [sys.executable, '-m', 'bilingual_embed.cli', 'train', '--scale', 'sample', '--no-scores', '--out', str(folder), '--cache', str(cache), '--changes', CHANGES]
 
 def losses(folder): return {s: [(r['step'], r['loss'], r['grad_norm']) for r in read_log(folder/s)] for s in STAGES}
 
@@ -79,16 +91,23 @@ def killed(folder, cache, kills, seed, longest):
     "Start the run again and again, kill it at a random moment, then let it finish"
     g,done = random.Random(seed),0
     while done < kills:
-        p = subprocess.Popen(command(folder, cache), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL); time.sleep(g.uniform(.2, 1)*longest)
+        p = subprocess.Popen(command(folder, cache), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(g.uniform(.2, 1)*longest)
         if p.poll() is not None: break                       # it was done before the blow
-        p.send_signal(signal.SIGKILL); p.wait(); done += 1
-    subprocess.run(command(folder, cache), check=True, capture_output=True); return done
+        p.send_signal(signal.SIGKILL)
+        p.wait()
+        done += 1
+    subprocess.run(command(folder, cache), check=True, capture_output=True)
+    return done
 
 def equal_after(kills, tmp, seed=0):
-    t = time.time(); subprocess.run(command(tmp/'whole', tmp/'cache'), check=True, capture_output=True); whole = time.time()-t
+    t = time.time()
+    subprocess.run(command(tmp/'whole', tmp/'cache'), check=True, capture_output=True)
+    whole = time.time()-t
     done = killed(tmp/'broken', tmp/'cache', kills, seed, whole*.7)
     assert losses(tmp/'whole') == losses(tmp/'broken')
-    for s in STAGES: assert (tmp/'whole'/s/'model.safetensors').read_bytes() == (tmp/'broken'/s/'model.safetensors').read_bytes(), s
+    for s in STAGES:
+        assert (tmp/'whole'/s/'model.safetensors').read_bytes() == (tmp/'broken'/s/'model.safetensors').read_bytes(), s
     return done
 
 def test_killed_runs_equal_unbroken(tmp_path): assert equal_after(2, tmp_path) >= 1
@@ -98,6 +117,8 @@ def test_twenty_kills(tmp_path):
     "Twenty blows at random moments, at most four a run; every run ends with the bytes of the unbroken one"
     done = i = 0
     while done < 20:
-        (f := tmp_path/str(i)).mkdir(); done += equal_after(4, f, seed=i); i += 1
+        (f := tmp_path/str(i)).mkdir()
+        done += equal_after(4, f, seed=i)
+        i += 1
         assert i <= 20, f"only {done} of the blows came before the run was done"
     print(f'{done} kills in {i} runs')

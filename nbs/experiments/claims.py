@@ -35,7 +35,8 @@ def texts(data, langs, out): # Corpus of a data folder, cleared of the evaluatio
     return load_corpus(small(langs, text__source=str(data)), evals=[p for p in (Path(data)/'eval', Path(data)/'sts') if p.is_dir()], cache=Path(out)/'cache')
 
 def tokenizer(texts, langs, size, to, chars=4_000_000): # made once from (text, language) pairs
-    if not (Path(to)/'tokenizer.json').exists(): train_tokenizer(texts, size, langs, chars=chars, max_length=8192).save_pretrained(to)
+    if not (Path(to)/'tokenizer.json').exists():
+        train_tokenizer(texts, size, langs, chars=chars, max_length=8192).save_pretrained(to)
     return load_tokenizer(to)
 
 def corpus_tokenizer(corpus, r, to):
@@ -43,7 +44,8 @@ def corpus_tokenizer(corpus, r, to):
     return tokenizer(((x, l) for l in r.langs for kind in ('pair','document') for x in corpus.texts(l, half, (kind,))), r.langs, r.tokenizer.vocab_size, to, r.tokenizer.chars)
 
 def mlm_task(name, texts, tok, folder, length, weight, least=64): # packed once
-    path = Path(folder)/f'{name}-{length}.tokens'; path.parent.mkdir(parents=True, exist_ok=True)
+    path = Path(folder)/f'{name}-{length}.tokens'
+    path.parent.mkdir(parents=True, exist_ok=True)
     if not path.with_suffix('.json').exists(): pack(texts, tok, path, length, least=least)
     return Task(f'mlm/{name}', 'mlm', Packed(path, length), weight)
 
@@ -54,19 +56,24 @@ def grown(folder, r, tok, tasks, stages=STAGES, start=None): # the last stage's 
         s,to = getattr(r, name),folder/name
         if not s.steps: continue
         made,note = repr((s, r.seed, r.model, len(tok), sorted((t.name, len(t.rows)) for t in tasks if t.kind in dict(s.weights)))),to/'made.txt'
-        if note.exists() and note.read_text() != made: raise SystemExit(f"{to} was made with other numbers or other text; delete it, or choose another `out`")
+        if note.exists() and note.read_text() != made:
+            raise SystemExit(f"{to} was made with other numbers or other text; delete it, or choose another `out`")
         if not (to/'config.json').exists():
             if at: model = load_model(at)
             else: model = new_model(Run(folder, r, None, tok))
             if any(k == 'mlm' for k,_ in s.weights): model = with_head(model, r.seed)
-            to.mkdir(parents=True, exist_ok=True); note.write_text(made)
+            to.mkdir(parents=True, exist_ok=True)
+            note.write_text(made)
             train(model, tasks, tok, s, to, name, r.seed, fingerprint=made, depth='embeddings' if name == 'align' else 'all', progress=0)
-            save_st(to, model, tok, code=False); (to/'state.safetensors').unlink(missing_ok=True); shutil.rmtree(to/'tensorboard', ignore_errors=True)
+            save_st(to, model, tok, code=False)
+            (to/'state.safetensors').unlink(missing_ok=True)
+            shutil.rmtree(to/'tensorboard', ignore_errors=True)
         at = to
     return at
 
 def base(corpus, tok, langs, seed, out, stages=('align','pretrain','pairs')): # the folder that arms start from, the same for all notebooks
-    r = small(langs, seed); mlm = [mlm_task(l, corpus.texts(l, r.text.mlm_chars), tok, Path(out)/'tokens', 128, .5) for l in r.langs]
+    r = small(langs, seed)
+    mlm = [mlm_task(l, corpus.texts(l, r.text.mlm_chars), tok, Path(out)/'tokens', 128, .5) for l in r.langs]
     return grown(Path(out)/'base'/str(seed), r, tok, corpus.tasks(.7, .6)+mlm, stages)
 
 def sets(data, langs, names): # test sets of a data folder in a pair's languages
@@ -86,7 +93,8 @@ def compared(items, base, n_boot=1000, seed=0): # DataFrame: arm, task, n, seeds
     for arm,seeds in items.items():
         for t in seeds[0]:
             v,b = (np.array([one[t].score() for one in x]) for x in (seeds, items[base]))
-            d = np.array([draws[arm][k][t] - draws[base][k % len(b)][t] for k in range(len(v))]); which = pick.integers(0, len(d), (len(d), d.shape[1]))
+            d = np.array([draws[arm][k][t] - draws[base][k % len(b)][t] for k in range(len(v))])
+            which = pick.integers(0, len(d), (len(d), d.shape[1]))
             low,high = np.nanquantile(np.take_along_axis(d, which, 0).mean(0), [.025,.975])
             out.append(dict(arm=arm, task=t, n=seeds[0][t].n, seeds=len(v), score=100*v.mean(), spread=100*v.std(ddof=1) if len(v) > 1 else np.nan,
                             diff=100*(v - np.resize(b, len(v))).mean(), low=100*low, high=100*high))
@@ -103,33 +111,48 @@ def wide(table): # score by task and arm
 
 def picture(table, base, name, title, short=lambda t: t):
     "Differences to the base arm with their intervals, a column a test set"
-    arms,names = [a for a in dict.fromkeys(table.arm) if a != base],list(dict.fromkeys(table.task)); step = .8/max(1, len(arms))
+    arms,names = [a for a in dict.fromkeys(table.arm) if a != base],list(dict.fromkeys(table.task))
+    step = .8/max(1, len(arms))
     fig,ax = plt.subplots(figsize=(max(6, 1.1*len(names)+2), 3.4))
     for k,a in enumerate(arms):
-        g = table[table.arm == a].set_index('task').loc[names]; x = np.arange(len(names)) + (k-(len(arms)-1)/2)*step
+        g = table[table.arm == a].set_index('task').loc[names]
+        x = np.arange(len(names)) + (k-(len(arms)-1)/2)*step
         ax.errorbar(x, g['diff'], yerr=[g['diff']-g.low, g.high-g['diff']], fmt='o', ms=4, lw=1.2, label=a)
-    ax.axhline(0, color='grey', lw=.8); ax.set_xticks(range(len(names)), map(short, names), rotation=25, ha='right')
-    ax.set(ylabel=f'points above "{base}"', title=title); ax.legend(fontsize=8, loc='upper left', bbox_to_anchor=(1, 1)); save_figure(fig, name, table.to_dict('records')); plt.show()
+    ax.axhline(0, color='grey', lw=.8)
+    ax.set_xticks(range(len(names)), map(short, names), rotation=25, ha='right')
+    ax.set(ylabel=f'points above "{base}"', title=title)
+    ax.legend(fontsize=8, loc='upper left', bbox_to_anchor=(1, 1))
+    save_figure(fig, name, table.to_dict('records'))
+    plt.show()
 
 def words(table, arm, tasks=None): # "2 better, 1 worse of 5 (+0.3 points)"
     g = table[(table.arm == arm) & (table.task.isin(tasks) if tasks is not None else True)]
     return f"{(g.low > 0).sum()} better, {(g.high < 0).sum()} worse of {len(g)} ({g['diff'].mean():+.1f} points)"
 
-MORE = 'de es fr it pt nl pl ru ja'.split()  # with English ten languages, all that the library knows but Chinese, whose catalogues stand under several names
+# with English ten languages, all that the library knows but Chinese, whose catalogues stand under several names
+MORE = 'de es fr it pt nl pl ru ja'.split()
 def catalogues(lang, cache, most=2_000_000): # DebianSource for English and one of MORE
     "Message catalogues and GNOME's help, which stand in the same packages in all these languages: the manifest's rows under `most` bytes, read in another language"
     from bilingual_embed import debian
-    cache = Path(cache); cache.mkdir(parents=True, exist_ok=True); manifest = cache/'manifest.tsv'
+    cache = Path(cache)
+    cache.mkdir(parents=True, exist_ok=True)
+    manifest = cache/'manifest.tsv'
     rows = [asdict(p) for p in debian.load_manifest() if ('catalogues:gettext' in p.reads or 'gnome:' in p.reads) and p.bytes < most and not p.package.startswith('apt-lists')]
     with manifest.open('w', encoding='utf-8', newline='') as f:
-        w = csv.DictWriter(f, rows[0].keys(), delimiter='\t', lineterminator='\n'); w.writeheader(); w.writerows(r | dict(pairs=' '.join(f'en-{l}' for l in MORE), scales='cpu small') for r in rows)
+        w = csv.DictWriter(f, rows[0].keys(), delimiter='\t', lineterminator='\n')
+        w.writeheader()
+        w.writerows(r | dict(pairs=' '.join(f'en-{l}' for l in MORE), scales='cpu small') for r in rows)
     return debian.DebianSource('small', cache, manifest)
 
 def as_folder(source, langs, to): # a source's records as a folder in the layout of data/README.md
     to,out,skips,kinds = Path(to),{},Skips(),{Document: 'text', Pair: 'pairs'}
     if (to/'README').exists(): return to
     for r in source.read(langs, skips):
-        kind = kinds[type(r)]; key = (kind, r.source.replace('/','-'), r.lang); d = {k: v for k,v in asdict(r).items() if k in ('text','query','target')}
+        kind = kinds[type(r)]
+        key = (kind, r.source.replace('/','-'), r.lang)
+        d = {k: v for k,v in asdict(r).items() if k in ('text','query','target')}
         if len(out.setdefault(key, [])) < 200_000: out[key].append(d)
     for (kind,name,lang),rows in out.items(): write_jsonl(to/kind/f'{name}.{lang}.jsonl', rows)
-    print('-'.join(langs), {'/'.join(k): len(v) for k,v in out.items()}); (to/'README').write_text('made by claims.py'); return to
+    print('-'.join(langs), {'/'.join(k): len(v) for k,v in out.items()})
+    (to/'README').write_text('made by claims.py')
+    return to
