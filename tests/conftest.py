@@ -42,8 +42,8 @@ def model_folder(tmp_path_factory)->Path:
     "A folder with a small model of random weights and its tokenizer"
     import torch
     from transformers.utils import logging
-    from bilingual_embed.model import JinaBertConfig, JinaBertModel
-    from bilingual_embed.tokenizer import train_tokenizer
+    from bilingual_embed.model.jina_bert import JinaBertConfig, JinaBertModel
+    from bilingual_embed.data.tokenizer import train_tokenizer
     logging.disable_progress_bar()
     torch.manual_seed(0)
     torch.set_num_threads(1)

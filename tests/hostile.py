@@ -167,9 +167,9 @@ def dumps(x):
 def embedder():
     "A small model of random weights"
     import torch
-    from bilingual_embed.embed import Embedder
-    from bilingual_embed.model import JinaBertConfig, JinaBertModel
-    from bilingual_embed.tokenizer import train_tokenizer
+    from bilingual_embed.inference.embed import Embedder
+    from bilingual_embed.model.jina_bert import JinaBertConfig, JinaBertModel
+    from bilingual_embed.data.tokenizer import train_tokenizer
     from conftest import STORY
     torch.manual_seed(0)
     torch.set_num_threads(1)
@@ -304,8 +304,8 @@ def place(path, thing, data):
     else: path.write_bytes(data)
 
 def rows_door(case, folder):
-    from bilingual_embed.readers import records_of
-    from bilingual_embed.records import RECORDS, Skips, texts_of
+    from bilingual_embed.data.readers import records_of
+    from bilingual_embed.core.records import RECORDS, Skips, texts_of
     path = folder/('set.train.en'+case['ext'])
     skips = Skips()
     place(path, case['thing'], case['data'])
@@ -325,8 +325,8 @@ def source_case(draw):
     return out + [(n, e := '.tsv' if n == 'MANIFEST' else draw(st.sampled_from(EXTS)), draw(st.sampled_from(THINGS)), draw(body(e))) for n in draw(st.lists(st.sampled_from(names), min_size=1, max_size=3, unique=True))]
 
 def source_door(case, folder):
-    from bilingual_embed.corpus import LocalSource
-    from bilingual_embed.records import Skips
+    from bilingual_embed.data.corpus import LocalSource
+    from bilingual_embed.core.records import Skips
     for name,ext,thing,data in case:
         (folder/name).parent.mkdir(exist_ok=True)
         place(folder/(name+ext), thing, data)
@@ -360,7 +360,7 @@ def tests_case(draw):
     return files
 
 def tests_door(case, folder):
-    from bilingual_embed.testsets import read_tests
+    from bilingual_embed.data.test_sets import read_tests
     at = folder/'eval'/'set'
     at.mkdir(parents=True)
     for name,data in case.items():
@@ -376,8 +376,8 @@ def hub_case(draw):
 
 def hub_door(case, folder):
     os.environ['HF_DATASETS_CACHE'] = str(folder/'cache')
-    from bilingual_embed.hub import SETS, HubSource
-    from bilingual_embed.records import Skips
+    from bilingual_embed.data.hub import SETS, HubSource
+    from bilingual_embed.core.records import Skips
     s = SETS[case['which'] % len(SETS)]
     path = folder/('x'+case['ext'])
     place(path, case['thing'], case['data'])
@@ -388,7 +388,7 @@ def hub_door(case, folder):
 @lru_cache
 def model_files():
     "Name -> bytes of a small model folder as `save_st` writes it"
-    from bilingual_embed.st import save_st
+    from bilingual_embed.inference.sentence_transformers import save_st
     with tempfile.TemporaryDirectory() as d:
         e = embedder()
         save_st(Path(d)/'m', e.model, e.tokenizer)
@@ -505,7 +505,7 @@ def folder_door(case, folder):
 
 def pretrained_door(case, folder):
     "transformers' way in: whatever it says, nothing of the folder runs"
-    from bilingual_embed.model import JinaBertModel
+    from bilingual_embed.model.jina_bert import JinaBertModel
     at = lay(case, folder/'m')
     try: JinaBertModel.from_pretrained(at)
     except (RecursionError, MemoryError): raise
@@ -513,7 +513,7 @@ def pretrained_door(case, folder):
     finally: assert not list(folder.rglob('executed')), "code of the folder ran"
 
 def convert_door(case, folder):
-    from bilingual_embed.st import convert
+    from bilingual_embed.inference.sentence_transformers import convert
     at = lay(case, folder/'m')
     try: convert(at, folder/'out')
     finally: assert not list(folder.rglob('executed')), "code of the folder ran"
@@ -524,12 +524,12 @@ def convert_door(case, folder):
 def run_files():
     "Name -> bytes of what training writes"
     import torch
-    from bilingual_embed.batches import pack
-    from bilingual_embed.model import JinaBertModel
-    from bilingual_embed.recipes import recipe, recipe_json
-    from bilingual_embed.records import Pair
-    from bilingual_embed.tasks import Writer
-    from bilingual_embed.train import Log, Objective, param_groups, save_state
+    from bilingual_embed.data.batches import pack
+    from bilingual_embed.model.jina_bert import JinaBertModel
+    from bilingual_embed.core.recipes import recipe, recipe_json
+    from bilingual_embed.core.records import Pair
+    from bilingual_embed.data.tasks import Writer
+    from bilingual_embed.train.loop import Log, Objective, param_groups, save_state
     with tempfile.TemporaryDirectory() as d:
         root = Path(d)
         torch.manual_seed(0)
@@ -550,15 +550,15 @@ def run_files():
 
 def _objective():
     import torch
-    from bilingual_embed.recipes import recipe
-    from bilingual_embed.train import Objective, param_groups
+    from bilingual_embed.core.recipes import recipe
+    from bilingual_embed.train.loop import Objective, param_groups
     o = Objective(copy.deepcopy(embedder().model), recipe('sample').pairs)
     return o, torch.optim.AdamW(param_groups(o, .01), lr=1e-3, fused=True)
 
 def _batch():
-    from bilingual_embed.batches import Batcher
-    from bilingual_embed.records import Pair, Task
-    from bilingual_embed.sampler import Sampler
+    from bilingual_embed.data.batches import Batcher
+    from bilingual_embed.core.records import Pair, Task
+    from bilingual_embed.data.sampler import Sampler
     return Batcher(Sampler([Task('t', 'pairs', [Pair(f'q{i}', f'ein Satz {i}', 'de', 'x') for i in range(8)])], 4, 0), embedder().tokenizer, 16, 0)(0)
 
 @st.composite
@@ -585,10 +585,10 @@ def run_case(draw):
 
 def run_door(case, folder):
     import torch
-    from bilingual_embed.batches import Packed
-    from bilingual_embed.recipes import recipe_from_json
-    from bilingual_embed.tasks import open_corpus
-    from bilingual_embed.train import load_state, read_log, read_meta
+    from bilingual_embed.data.batches import Packed
+    from bilingual_embed.core.recipes import recipe_from_json
+    from bilingual_embed.data.tasks import open_corpus
+    from bilingual_embed.train.loop import load_state, read_log, read_meta
     name,data = case
     at = lay(run_files() | {name: data}, folder/'r') if data != 'missing' else lay({k:v for k,v in run_files().items() if k != name}, folder/'r')
     if name == 'state.safetensors':
@@ -619,7 +619,7 @@ def changes_case(draw):
            dict(changes=draw(st.lists(one, min_size=1, max_size=2).map(','.join)), scale='sample', langs='en-de', seed=1)
 
 def changes_door(case, folder):
-    from bilingual_embed.recipes import recipe_from_json, recipe_json, recipe_rows
+    from bilingual_embed.core.recipes import recipe_from_json, recipe_json, recipe_rows
     from bilingual_embed.story import story_recipe
     r = story_recipe(case['scale'], case['langs'], case['seed'], '', case['changes'])
     for n in ('align','pretrain','pairs','multitask'):
@@ -637,7 +637,7 @@ def launch_case(draw):
     return base | draw(st.dictionaries(st.sampled_from(keys), st.sampled_from(['', 'true','false','1','2','3','-1','x','TRANSFORMER_BASED_WRAP','SIZE_BASED_WRAP','NO_WRAP','SHARDED_STATE_DICT','9'*30]), max_size=3)), draw(st.sampled_from(['fp32','bf16','fp16']))
 
 def launch_door(case, folder):
-    from bilingual_embed.train import _accelerator
+    from bilingual_embed.train.loop import _accelerator
     env,precision = case
     os.environ.update(env)
     _accelerator(precision)
@@ -648,8 +648,8 @@ def export_case(draw):
 
 def export_door(case, folder):
     from bilingual_embed import load
-    from bilingual_embed.export import export_onnx, export_published
-    from bilingual_embed.st import convert, save_st
+    from bilingual_embed.inference.export import export_onnx, export_published
+    from bilingual_embed.inference.sentence_transformers import convert, save_st
     m = lay(model_files(), folder/'m')
     out = folder/'out'
     how = case['at']
@@ -697,17 +697,17 @@ DOORS = dict(encode=(encode_case, encode_door), rows=(rows_case, rows_door), sou
 
 def warm(name):
     "Imports and lru_caches what a door needs, once, so that its trials start where a user's process stands"
-    import bilingual_embed.st, pandas, pyarrow.parquet
+    import bilingual_embed.inference.sentence_transformers, pandas, pyarrow.parquet
     embedder()
     model_files()
-    if name in ('source','testsets','rows','hub'): import bilingual_embed.corpus, bilingual_embed.testsets
+    if name in ('source','testsets','rows','hub'): import bilingual_embed.data.corpus, bilingual_embed.data.test_sets
     if name == 'hub':
-        import bilingual_embed.hub, datasets, datasets.packaged_modules.json.json, datasets.packaged_modules.csv.csv, datasets.packaged_modules.parquet.parquet
+        import bilingual_embed.data.hub, datasets, datasets.packaged_modules.json.json, datasets.packaged_modules.csv.csv, datasets.packaged_modules.parquet.parquet
     if name == 'changes': import bilingual_embed.story
     if name in ('launch','run_folder'):
-        import accelerate, bilingual_embed.tasks
+        import accelerate, bilingual_embed.data.tasks
         run_files()
-    if name == 'export': import bilingual_embed.export, onnx
+    if name == 'export': import bilingual_embed.inference.export, onnx
     return DOORS[name]
 
 # ---- long runs
@@ -728,7 +728,7 @@ def stream_door(n, folder):
 def file_door(case, folder):
     "A file of so many MB, one row after another"
     import zstandard
-    from bilingual_embed.readers import records_of
+    from bilingual_embed.data.readers import records_of
     mb,ext = case
     path = folder/f'big.en.{ext}'
     line = lambda i: dumps(dict(query=f'question {i}', positive=f'answer {i} '+'of some length '*20))+b'\n'

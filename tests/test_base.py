@@ -1,8 +1,8 @@
 "The paper's model at its true size, a few real steps of each stage on a little text: parameters, losses, checkpoints, memory; and a narrow twin through the same code"
 import json, math, subprocess, sys
 import pytest
-from bilingual_embed.recipes import STAGES, recipe
-from bilingual_embed.train import read_log
+from bilingual_embed.core.recipes import STAGES, recipe
+from bilingual_embed.train.loop import read_log
 
 STEPS = 2
 FEW = {f'{s}__{k}': v for s in STAGES if s != 'align' for k,v in dict(steps=STEPS, batch_size=4, max_tokens=64, warmup=1, checkpoint=STEPS).items()} | dict(text__source='sample', text__mlm_chars=20_000, text__cross=.6, multitask__negatives=1)
@@ -12,12 +12,12 @@ WORKER = '''
 import json, random, sys
 from pathlib import Path
 import torch
-import bilingual_embed.stages as stages
-from bilingual_embed.model import load_model
-from bilingual_embed.plan import memory
-from bilingual_embed.recipes import recipe
-from bilingual_embed.tasks import Corpus, load_corpus
-from bilingual_embed.train import read_meta
+import bilingual_embed.train.stages as stages
+from bilingual_embed.model.jina_bert import load_model
+from bilingual_embed.train.plan import memory
+from bilingual_embed.core.recipes import recipe
+from bilingual_embed.data.tasks import Corpus, load_corpus
+from bilingual_embed.train.loop import read_meta
 tmp = Path(sys.argv[1]); r = recipe('base', **json.loads(sys.argv[2])); out = {}; gpu = torch.cuda.is_available()
 class Wordy(Corpus): # the sample and invented words, so that a vocabulary of 61,056 has something to learn from
     def texts(self, lang, chars=float('inf'), kinds=('document',)):
@@ -50,7 +50,7 @@ for name,stage in dict(pretrain=stages.pretrain, pairs=stages.tune_pairs, multit
 
 @pytest.mark.parametrize('changes,n', [(TWIN, None), pytest.param({}, 160_813_824, marks=pytest.mark.slow)], ids=['twin','base'])
 def test_every_stage_at_size(tmp_path, changes, n):
-    from bilingual_embed.plan import n_parameters
+    from bilingual_embed.train.plan import n_parameters
     script = tmp_path/'worker.py'
     script.write_text(WORKER, encoding='utf-8')
     r = recipe('base', **FEW | changes)

@@ -3,8 +3,9 @@ import importlib.util, json, re
 import numpy as np
 import pandas as pd
 import pytest
-from bilingual_embed.evaluate import Items
-from bilingual_embed.records import Pair, repo_path, Task
+from bilingual_embed.evaluate.tasks import Items
+from bilingual_embed.core.records import Pair, Task
+from bilingual_embed.core.io import repo_path
 
 ROOT = repo_path()
 HERE = ROOT/'nbs'/'experiments'
@@ -41,7 +42,7 @@ def test_a_baseline_of_one_run_is_held_against_every_seed(claims):
     assert d.loc['three','seeds'] == 3 and np.isnan(d.loc['one','spread']) and d.loc['three','low'] > 5
 
 def test_what_was_trained_is_kept_and_other_numbers_are_refused(claims, tmp_path):
-    from bilingual_embed.corpus import SampleSource
+    from bilingual_embed.data.corpus import SampleSource
     pairs = [Pair(r['sentence1']['en'], r['sentence1']['de'], 'en-de', 's') for r in SampleSource().rows('sts', 'train')][:64]
     tok = claims.tokenizer([(t, l) for p in pairs for t,l in ((p.query,'en'), (p.target,'de'))]*3, ('en','de'), 400, tmp_path/'tok', 20_000)
     tasks = [Task('pairs/s/en-de', 'pairs', pairs, 1.)]

@@ -40,7 +40,7 @@ def call(*args, stdin=b''): # the same in this process: exit code, stdout, stder
 TEXTS = [f'{a} {i}, "{b}"' + '\nand more'*(i % 5 == 0) for i,(a,b) in zip(range(300), itertools.cycle([('The boats lie in the harbour','fog'), ('Im Hafen liegen die Boote','Nebel'), ('The market opens','soon')]))]
 # texts, instead of 2048: many blocks of few texts
 BLOCK = 16
-SMALL = f"import sys, bilingual_embed.embed as e; e._blocks.__defaults__ = ({BLOCK},10**6); from bilingual_embed.cli import main; sys.exit(main(sys.argv[1:]))"
+SMALL = f"import sys, bilingual_embed.inference.embed as e; e._blocks.__defaults__ = ({BLOCK},10**6); from bilingual_embed.cli import main; sys.exit(main(sys.argv[1:]))"
 
 @pytest.fixture
 def small_blocks(monkeypatch): monkeypatch.setattr(embed_room._blocks, '__defaults__', (BLOCK,10**6))
@@ -107,7 +107,7 @@ def test_killed_encode_equals_unbroken(files, model_folder, tmp_path, small_bloc
 MOMENTS = """
 import os, signal, sys
 from pathlib import Path
-import pyarrow.parquet, bilingual_embed.embed as e
+import pyarrow.parquet, bilingual_embed.inference.embed as e
 from bilingual_embed.cli import main
 e._blocks.__defaults__ = (16,10**6); model = e.load(sys.argv[1]); model.revision; e.load = lambda *a: model; folder = Path(sys.argv[2]); real = {(o,n): getattr(o, n) for o,n in ((os,'fsync'), (os,'replace'), (Path,'unlink'))}
 def child(args, at=None, after=False): # in a process of its own; at: it kills itself there, before or after what it would do

@@ -95,7 +95,7 @@ def test_the_box_sees(what):
     assert o.kind == 'crash' and says in o.what, o
 
 def test_the_box_lets_pass():
-    from bilingual_embed.model import WeightsError
+    from bilingual_embed.model.jina_bert import WeightsError
     assert trial(lambda c, f: (f/'x').write_text('fine'), None).kind == 'accepted'
     # too few words
     assert trial(_says(WeightsError("the weights in x are not whole: fetch them again")), None).kind == 'refused' and trial(_says(WeightsError('no')), None).kind == 'crash'

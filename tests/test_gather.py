@@ -7,10 +7,10 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 import torch.nn.functional as F
-from bilingual_embed.distil import distil_loss
-from bilingual_embed.infonce import all_gather_grad, info_nce
-from bilingual_embed.pearson import ConstantScores, cosent_loss, mse_loss, pearson_loss
-from bilingual_embed.tuples import draw_tuples, tuple_loss
+from bilingual_embed.losses.distillation import distil_loss
+from bilingual_embed.losses.infonce import all_gather_grad, info_nce
+from bilingual_embed.losses.pearson import ConstantScores, cosent_loss, mse_loss, pearson_loss
+from bilingual_embed.losses.tuples import draw_tuples, tuple_loss
 
 B,K,D = 12,3,16   # global batch
 CUTS = dict(equal=(0,6,12), unequal=(0,5,12))

@@ -161,7 +161,7 @@ OPTIONAL = DECLARED | {canonicalize_name(r.name) for r in requirements('onnx_req
 @pytest.mark.parametrize('m', FLOOR)
 def test_imports_are_declared(m):
     "What a room imports stands in settings.ini by its own name, not as somebody's dependency"
-    from bilingual_embed.baselines import _PEERS
+    from bilingual_embed.evaluate.baselines import _PEERS
     # need not be installed here
     peer = {module: {canonicalize_name(package)} for module,package,*_ in _PEERS.values()}
     lost = sorted(f for f in foreign(m) if not DISTS.get(f, peer.get(f, {canonicalize_name(f)})) & OPTIONAL)

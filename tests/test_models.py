@@ -7,10 +7,10 @@ import pytest
 import torch
 from safetensors import safe_open
 from bilingual_embed import load
-from bilingual_embed.corpus import SampleSource
-from bilingual_embed.embed import FolderError, shipped
-from bilingual_embed.records import repo_path
-from bilingual_embed.st import save_st
+from bilingual_embed.data.corpus import SampleSource
+from bilingual_embed.inference.embed import FolderError, shipped
+from bilingual_embed.core.io import repo_path
+from bilingual_embed.inference.sentence_transformers import save_st
 
 ROOT,PAIRS = repo_path(),('en-de','en-es')
 

@@ -6,9 +6,10 @@ if importlib.util.find_spec('mteb') is None: pytest.skip("mteb is not installed"
 import datasets, mteb
 from datasets import Dataset, DatasetDict
 from mteb.get_tasks import _TASKS_REGISTRY as REGISTRY
-from bilingual_embed.evaluate import SUITES, _TRAINED, as_mteb, evaluate, prepare, score_name, suite
-from bilingual_embed.leaderboard import judge_suite, leaderboard, measured, mteb_command, published
-from bilingual_embed.prepared import task_folder
+from bilingual_embed.evaluate.suites import SUITES, prepare, suite
+from bilingual_embed.evaluate.tasks import _TRAINED, as_mteb, evaluate, score_name
+from bilingual_embed.evaluate.leaderboard import judge_suite, leaderboard, measured, mteb_command, published
+from bilingual_embed.evaluate.suites import task_folder
 
 # ---- names
 
@@ -92,7 +93,8 @@ import json, socket, sys, warnings
 def connect(*a): raise OSError('a test wanted the network')
 socket.socket.connect = connect; warnings.simplefilter('ignore')
 from bilingual_embed import load
-from bilingual_embed.evaluate import evaluate, suite
+from bilingual_embed.evaluate.tasks import evaluate
+from bilingual_embed.evaluate.suites import suite
 model,data,tasks,out = sys.argv[1],sys.argv[2],json.loads(sys.argv[3]),sys.argv[4] or None
 ts = [t for n,l in tasks.items() for t in suite(n, tuple(l), data=data, strict=True)]
 print(json.dumps([[s.task, s.metric, s.value, s.n] for s in evaluate(load(model, device='cpu'), ts, out=out)]))
@@ -142,7 +144,7 @@ def test_what_cannot_be_fetched_is_told_and_the_rest_goes_on(hub, tmp_path, monk
 
 KILL = READ.replace("ts = [", """
 import os, signal
-from bilingual_embed.embed import Embedder
+from bilingual_embed.inference.embed import Embedder
 real = Embedder.encode
 def encode(self, texts, **kw): # dies at the first question: in the third task
     texts = list(texts)
@@ -151,7 +153,7 @@ def encode(self, texts, **kw): # dies at the first question: in the third task
 Embedder.encode = encode
 ts = [""")
 def test_a_killed_evaluation_goes_on_at_its_task(hub, embedder, model_folder, tmp_path, monkeypatch):
-    from bilingual_embed.embed import Embedder
+    from bilingual_embed.inference.embed import Embedder
     # with items and without
     names = {n: TASKS[n] for n in ('MTOPDomainClassification','BlurbsClusteringS2S','MIRACLReranking','GermanDPR','Tatoeba')}
     data,out,seen,real = tmp_path/'data',tmp_path/'out',[],Embedder.encode
@@ -184,7 +186,7 @@ def prepared(hub, tmp_path):
 
 def test_four_ways_to_one_score(prepared, embedder, model_folder, tmp_path):
     "as_mteb, judge_suite, our command in a process of its own, and sentence-transformers (which opens the folder since bilingual_embed is imported)"
-    from bilingual_embed.st import save_st
+    from bilingual_embed.inference.sentence_transformers import save_st
     from sentence_transformers import SentenceTransformer
     folder = save_st(tmp_path/'st', embedder.model, embedder.tokenizer)
     task = lambda: suite('STSES', ('es','es'), data=prepared)
@@ -193,7 +195,7 @@ def test_four_ways_to_one_score(prepared, embedder, model_folder, tmp_path):
     board = judge_suite(folder, 'STSES', tmp_path/'out', data=prepared, langs=('es','es'))
     assert board.table.loc['st','STSES/es'] == pytest.approx(100*ours, abs=1e-3) and (board.table.origin == 'published').sum() > 5
     assert score(SentenceTransformer(str(folder), device='cpu')) == pytest.approx(ours, abs=1e-6)
-    python('-m', 'bilingual_embed.leaderboard', 'run', '-m', folder, '-t', 'STSES', '--data', prepared, '--output-folder', tmp_path/'cmd', '-v', '0')
+    python('-m', 'bilingual_embed.evaluate.leaderboard', 'run', '-m', folder, '-t', 'STSES', '--data', prepared, '--output-folder', tmp_path/'cmd', '-v', '0')
     (s,) = measured(tmp_path/'cmd')
     assert (s.task, s.run) == ('STSES/es', 'bilingual-embed/st') and s.value == pytest.approx(ours, abs=1e-6)
     record = json.loads(next((tmp_path/'cmd').rglob('model_meta.json')).read_text())

@@ -3,8 +3,8 @@ import json, math, os, shutil, socket, subprocess, sys
 from pathlib import Path
 import pytest
 from bilingual_embed import load
-from bilingual_embed.recipes import STAGES
-from bilingual_embed.train import read_log
+from bilingual_embed.core.recipes import STAGES
+from bilingual_embed.train.loop import read_log
 
 CONFIGS = Path(__file__).parents[1]/'data'/'accelerate'
 ENV = os.environ | dict(OMP_NUM_THREADS='1', ACCELERATE_USE_CPU='true')     # two processes on a CPU, with gloo
@@ -14,12 +14,12 @@ import gc, math, os, sys
 from pathlib import Path
 import torch; torch.set_num_threads(1)
 from safetensors import safe_open
-from bilingual_embed.batches import Batcher, pack
-from bilingual_embed.model import JinaBertConfig, JinaBertForMaskedLM
-from bilingual_embed.recipes import recipe
-from bilingual_embed.records import Labelled, Pair, Scored, Taught, Task, Triplet
-from bilingual_embed.tokenizer import train_tokenizer
-import bilingual_embed.train as T
+from bilingual_embed.data.batches import Batcher, pack
+from bilingual_embed.model.jina_bert import JinaBertConfig, JinaBertForMaskedLM
+from bilingual_embed.core.recipes import recipe
+from bilingual_embed.core.records import Labelled, Pair, Scored, Taught, Task, Triplet
+from bilingual_embed.data.tokenizer import train_tokenizer
+import bilingual_embed.train.loop as T
 tmp = Path(sys.argv[1])
 animals,deeds = ['dog','cat','horse','sheep','owl','fox','bear','hare'], ['sleeps in the barn','runs over the field','drinks from the river','waits at the gate']
 tiere,taten = ['Hund','Katze','Pferd','Schaf','Eule','Fuchs','Bär','Hase'], ['schläft in der Scheune','läuft über das Feld','trinkt aus dem Fluss','wartet am Tor']
@@ -133,7 +133,7 @@ def test_launch_configs_are_understood(config):
 
 def test_two_runs_of_one_text(tmp_path):
     "Begun side by side, one makes it and the other waits"
-    code = "import sys; from bilingual_embed.recipes import recipe; from bilingual_embed.tasks import load_corpus; print(load_corpus(recipe('sample', 'en-de'), cache=sys.argv[1]).digest)"
+    code = "import sys; from bilingual_embed.core.recipes import recipe; from bilingual_embed.data.tasks import load_corpus; print(load_corpus(recipe('sample', 'en-de'), cache=sys.argv[1]).digest)"
     both = [subprocess.Popen([sys.executable, '-c', code, str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENV) for _ in range(2)]
     (a,ea),(b,eb) = [p.communicate(timeout=300) for p in both]
     assert [p.returncode for p in both] == [0, 0], (ea, eb)

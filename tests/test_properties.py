@@ -6,15 +6,16 @@ import pytest
 import torch
 from hypothesis import assume, example, given, settings, strategies as st
 from torch.testing import assert_close
-from bilingual_embed import attention, load
-from bilingual_embed.alibi import alibi_bias, slopes
-from bilingual_embed.attention import alibi_attention
-from bilingual_embed.distil import TaughtRows, distil_loss, geometry_loss, teach
-from bilingual_embed.model import WeightsError
-from bilingual_embed.records import LANGUAGES, Document, Labelled, Pair, RecordError, Scored, Taught, Task, Triplet, texts_of
-from bilingual_embed.rectangles import chunks
-from bilingual_embed.sampler import Sampler, permute
-from bilingual_embed.tokenizer import TokenizerError, starts_of
+from bilingual_embed.model.jina_bert import attention, load
+from bilingual_embed.model.alibi import alibi_bias, slopes
+from bilingual_embed.model.attention import alibi_attention
+from bilingual_embed.data.teacher import TaughtRows, teach
+from bilingual_embed.losses.distillation import distil_loss, geometry_loss
+from bilingual_embed.model.jina_bert import WeightsError
+from bilingual_embed.core.records import LANGUAGES, Document, Labelled, Pair, RecordError, Scored, Taught, Task, Triplet, texts_of
+from bilingual_embed.data.batches import chunks
+from bilingual_embed.data.sampler import Sampler, permute
+from bilingual_embed.data.tokenizer import TokenizerError, starts_of
 
 WORDS = "the harbour lies in fog Am Morgen blieben die Boote über ünïcode 日本 😀 don't <s> </s> <mask> \t\n 3.14".split(' ')
 plain = st.lists(st.sampled_from(WORDS), min_size=1, max_size=40).map(' '.join).filter(str.strip)
@@ -34,7 +35,7 @@ def test_padding_and_batch_order_never_change_an_embedding(embedder, texts, budg
     np.testing.assert_allclose(np.linalg.norm(alone, axis=1), 1, atol=1e-5)
 
 @given(texts=st.lists(plain, min_size=2, max_size=6), n=st.integers(3, 30))
-@pytest.mark.filterwarnings('ignore::bilingual_embed.embed.TextsCut')
+@pytest.mark.filterwarnings('ignore::bilingual_embed.inference.embed.TextsCut')
 def test_what_is_cut_off_has_no_influence(embedder, texts, n):
     make = lambda ts: embedder.encode(ts, max_length=n)
     long = [t for t in texts if len(embedder.tokenizer(t)['input_ids']) > n]

@@ -11,11 +11,11 @@ from transformers import AutoModel, AutoTokenizer, BertModel, PreTrainedTokenize
 from transformers.utils import logging
 import bilingual_embed
 from bilingual_embed import model as room
-from bilingual_embed.model import JinaBertForMaskedLM, JinaBertModel, WeightsError, embed, load_model
-from bilingual_embed.recipes import recipe
-from bilingual_embed.stages import start_run, tune_pairs, untrained
-from bilingual_embed.tasks import load_corpus
-from bilingual_embed.tokenizer import TokenizerError, load_tokenizer, train_tokenizer
+from bilingual_embed.model.jina_bert import JinaBertForMaskedLM, JinaBertModel, WeightsError, embed, load_model
+from bilingual_embed.core.recipes import recipe
+from bilingual_embed.train.stages import start_run, tune_pairs, untrained
+from bilingual_embed.data.tasks import load_corpus
+from bilingual_embed.data.tokenizer import TokenizerError, load_tokenizer, train_tokenizer
 from conftest import STORY
 from published import BIG, SIZES, config, folder, names, reference, weights
 

@@ -3,7 +3,7 @@ import contextlib, importlib.util, io, json, re, shlex, subprocess, sys, warning
 import numpy as np
 import pytest
 from bilingual_embed.cli import main
-from bilingual_embed.st import save_st
+from bilingual_embed.inference.sentence_transformers import save_st
 from conftest import ROOT, STORY
 from published import folder as published_folder
 
@@ -26,7 +26,7 @@ def desk(embedder, tmp_path_factory):
     if importlib.util.find_spec('mteb'):
         import mteb
         from datasets import Dataset, DatasetDict
-        from bilingual_embed.prepared import save_task
+        from bilingual_embed.evaluate.suites import save_task
         (task,) = [t for t in mteb.get_tasks(tasks=['GermanSTSBenchmark'])]
         n = 12
         rows = Dataset.from_dict(dict(sentence1=[f'Satz {i}' for i in range(n)], sentence2=[f'Ein Satz {i*i}' for i in range(n)], score=[i % 6 for i in range(n)]))

@@ -84,7 +84,7 @@ def test_every_public_name_is_in_the_reference(module, pages):
 def test_reference_says_what_nbdev_says():
     "Comments of parameters, read from source without import, are those that docments finds in the imported function"
     from fastcore.docments import docments
-    from bilingual_embed import alibi, infonce, mlm, records, recipes, windows
+    from bilingual_embed.model.jina_bert import alibi, infonce, mlm, records, recipes, windows
     n = 0
     for module in (alibi, infonce, mlm, records, recipes, windows):
         m = sb.read_module(Path(module.__file__))
@@ -168,8 +168,8 @@ def small(tmp_path): # a repository of three notebooks, to break
     root = tmp_path/'repo'
     # whatever the front page shows
     pictures = sorted(set(re.findall(r'figures/\w+\.png', (ROOT/'nbs'/'index.ipynb').read_text(encoding='utf-8'))))
-    for f in ('nbs/index.ipynb','nbs/05_alibi.ipynb','nbs/10a_rectangles.ipynb','bilingual_embed/alibi.py','bilingual_embed/rectangles.py','bilingual_embed/__init__.py','data/README.md','figures/05_alibi_reach.csv',
-              'figures/10a_rectangles_padding.csv', *pictures):
+    for f in ('nbs/index.ipynb','nbs/11_model.alibi.ipynb','nbs/42_data.batches.ipynb','bilingual_embed/alibi.py','bilingual_embed/rectangles.py','bilingual_embed/__init__.py','data/README.md','figures/alibi_reach.csv',
+              'figures/rectangles_padding.csv', *pictures):
         (root/f).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ROOT/f, root/f)
     return root
@@ -190,21 +190,21 @@ def failed(cells):
     next(c for c in cells if c['cell_type'] == 'code')['outputs'] = [dict(output_type='error', ename='KeyError', evalue='x', traceback=[])]
 
 def test_small_one_builds(small, tmp_path):
-    assert (sb.Site(small, tmp_path/'out').build().out/'05_alibi.html').is_file()
+    assert (sb.Site(small, tmp_path/'out').build().out/'11_model.alibi.html').is_file()
 
 @pytest.mark.parametrize('say,damage', {
-    'no cell has an output':        lambda r: edit(r, '05_alibi', bare),
-    'there is no nbs/nowhere':      lambda r: edit(r, '05_alibi', lambda c: c.append(prose('[see](nowhere.ipynb)'))),
-    'has no \'no-such-part\'':      lambda r: edit(r, '05_alibi', lambda c: c.append(prose('[see](10a_rectangles.ipynb#no-such-part)'))),
+    'no cell has an output':        lambda r: edit(r, '11_model.alibi', bare),
+    'there is no nbs/nowhere':      lambda r: edit(r, '11_model.alibi', lambda c: c.append(prose('[see](nowhere.ipynb)'))),
+    'has no \'no-such-part\'':      lambda r: edit(r, '11_model.alibi', lambda c: c.append(prose('[see](42_data.batches.ipynb#no-such-part)'))),
     'there is no figures/gone.png': lambda r: edit(r, 'index', lambda c: c.append(prose('![a picture](../figures/gone.png)'))),
     'no alternative text':          lambda r: edit(r, 'index', lambda c: c.append(prose('![](../figures/engine_mix.png)'))),
-    'there is no figures/05_alibi_reach.csv': lambda r: (r/'figures'/'05_alibi_reach.csv').unlink(),
-    'cell .* holds an error: KeyError': lambda r: edit(r, '05_alibi', failed),
-    'warnings or noise':            lambda r: edit(r, '05_alibi', noisy),
-    'begins without a title':       lambda r: edit(r, '05_alibi', lambda c: c.pop(0)),
+    'there is no figures/alibi_reach.csv': lambda r: (r/'figures'/'alibi_reach.csv').unlink(),
+    'cell .* holds an error: KeyError': lambda r: edit(r, '11_model.alibi', failed),
+    'warnings or noise':            lambda r: edit(r, '11_model.alibi', noisy),
+    'begins without a title':       lambda r: edit(r, '11_model.alibi', lambda c: c.pop(0)),
     'lists missing_name in __all__': lambda r: (p := r/'bilingual_embed'/'alibi.py').write_text(p.read_text().replace("__all__ = [", "__all__ = ['missing_name', ")),
-    'slopes comes from cell':       lambda r: edit(r, '05_alibi', lambda c: next(x for x in c if 'def slopes' in ''.join(x['source'])).update(id='bbbb0000')),
-    'latex2mathml does not know':   lambda r: edit(r, '05_alibi', lambda c: c.append(prose(r'$\nosuchmacro x$'))),
+    'slopes comes from cell':       lambda r: edit(r, '11_model.alibi', lambda c: next(x for x in c if 'def slopes' in ''.join(x['source'])).update(id='bbbb0000')),
+    'latex2mathml does not know':   lambda r: edit(r, '11_model.alibi', lambda c: c.append(prose(r'$\nosuchmacro x$'))),
 }.items(), ids=lambda x: x if isinstance(x, str) else '')
 def test_what_is_wrong_stops_the_build(small, tmp_path, say, damage):
     damage(small)

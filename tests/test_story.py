@@ -4,8 +4,8 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from bilingual_embed.recipes import STAGES
-from bilingual_embed.train import read_log
+from bilingual_embed.core.recipes import STAGES
+from bilingual_embed.train.loop import read_log
 
 ROOT = Path(__file__).parents[1]
 FEW = {f'{s}.{k}': v for s in STAGES for k,v in dict(steps=12, batch_size=16, max_tokens=64, warmup=2, checkpoint=3).items()} | {'model.hidden_size': 32, 'model.intermediate_size': 64, 'tokenizer.vocab_size': 1200}

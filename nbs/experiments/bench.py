@@ -57,8 +57,8 @@ def memory_of(*args):
 # ---- attention
 
 def attention_ways(T, dtype, train, H=12, d=64, ways=None, seed=0):
-    from bilingual_embed.alibi import alibi_bias, slopes
-    from bilingual_embed.attention import alibi_attention
+    from bilingual_embed.model.alibi import alibi_bias, slopes
+    from bilingual_embed.model.attention import alibi_attention
     g = torch.Generator().manual_seed(seed)
     x = [torch.randn(1, H, T, d, generator=g).to(DEV, dtype).requires_grad_(train) for _ in range(3)]
     m = slopes(H).to(DEV)
@@ -107,7 +107,7 @@ def attention(a):
         run(fs[a.ways])()
         print(json.dumps(dict(bytes=peak()-before)))
         return
-    from bilingual_embed.alibi import slopes
+    from bilingual_embed.model.alibi import slopes
     with torch.set_grad_enabled(a.train): t = timed({k: run(f) for k,f in fs.items()}, a.repeats)
     rows = torch.randperm(a.tokens, generator=torch.Generator().manual_seed(1))[:64]
     q,k,v = (y.detach().double().cpu() for y in x)        # the formula, for some queries
@@ -122,7 +122,7 @@ def attention(a):
 # ---- the whole model
 
 def base_model(layers=12, seed=0):
-    from bilingual_embed.model import JinaBertConfig, JinaBertModel
+    from bilingual_embed.model.jina_bert import JinaBertConfig, JinaBertModel
     torch.manual_seed(seed)
     return JinaBertModel(JinaBertConfig(num_hidden_layers=layers, pad_token_id=1, attention_probs_dropout_prob=0.)).eval().to(DEV)
 
@@ -130,7 +130,7 @@ class Published(torch.nn.Module):
     "The same weights, computed as the published modelling code does: a bias buffer for 8192 tokens (or more), sliced, and SDPA with it as the mask"
     def __init__(self, model, longest=8192):
         super().__init__()
-        from bilingual_embed.alibi import alibi_bias
+        from bilingual_embed.model.alibi import alibi_bias
         self.model = model
         self.register_buffer('alibi', alibi_bias(model.config.num_attention_heads, longest)[None].to(next(model.parameters()).dtype), persistent=False)
     def forward(self, ids, mask):
@@ -147,7 +147,7 @@ class Published(torch.nn.Module):
         return x
 
 def encode(a):
-    from bilingual_embed.model import embed, mean_pool
+    from bilingual_embed.model.jina_bert import embed, mean_pool
     model = base_model(a.layers)
     ids = torch.randint(5, 61056, (1, a.tokens), generator=torch.Generator().manual_seed(3)).to(DEV)
     mask = torch.ones_like(ids, dtype=torch.bool)
@@ -176,7 +176,7 @@ def encode(a):
 
 def mix_texts(n, seed=0):
     "Texts of the sample: sentences, questions, titles, passages, and one long text in a hundred"
-    from bilingual_embed.corpus import SampleSource
+    from bilingual_embed.data.corpus import SampleSource
     s = SampleSource()
     rows = [x for f in ('passages','sts','long') for p in ('train','test') for x in [(f,r) for r in s.rows(f, p)]]
     short = [r[k][l] for f,r in rows for l in ('en','de') for k in (('title','text','question','distractor') if f == 'passages' else ('sentence1','sentence2') if f == 'sts' else ())]
@@ -188,10 +188,10 @@ def mix(a):
     "Texts of many lengths, none longer than --tokens: ours, and sentence-transformers with the published way of computing and with our model inside"
     from sentence_transformers import SentenceTransformer
     from transformers.modeling_outputs import BaseModelOutput
-    from bilingual_embed.embed import Embedder
-    from bilingual_embed.st import save_st
-    from bilingual_embed.tokenizer import train_tokenizer
-    from bilingual_embed.model import JinaBertConfig, JinaBertModel
+    from bilingual_embed.inference.embed import Embedder
+    from bilingual_embed.inference.sentence_transformers import save_st
+    from bilingual_embed.data.tokenizer import train_tokenizer
+    from bilingual_embed.model.jina_bert import JinaBertConfig, JinaBertModel
     texts = mix_texts(a.texts)
     tok = train_tokenizer(((t, 'en') for t in texts), 2000, ('en',), shrink=True)
     torch.manual_seed(0)
@@ -228,12 +228,12 @@ def mix(a):
 def train(a):
     "MLM: our loop's step on packed rows, against transformers' BERT of the same size with padding in its Trainer"
     from transformers import BertConfig, BertForMaskedLM, DataCollatorForLanguageModeling, Trainer, TrainingArguments
-    from bilingual_embed.batches import Batcher, pack
-    from bilingual_embed.model import JinaBertConfig, JinaBertForMaskedLM
-    from bilingual_embed.recipes import recipe
-    from bilingual_embed.records import Task
-    from bilingual_embed.tokenizer import train_tokenizer
-    from bilingual_embed.train import read_log, train as loop
+    from bilingual_embed.data.batches import Batcher, pack
+    from bilingual_embed.model.jina_bert import JinaBertConfig, JinaBertForMaskedLM
+    from bilingual_embed.core.recipes import recipe
+    from bilingual_embed.core.records import Task
+    from bilingual_embed.data.tokenizer import train_tokenizer
+    from bilingual_embed.train.loop import read_log, train as loop
     r = recipe('cpu')
     texts = mix_texts(4000, 1)
     T = r.pretrain.max_tokens
@@ -290,11 +290,11 @@ def through_the_loop(r, names, quick=False):
     "Stages of a recipe on the bundled text: rows of tokens a second, share of the machine's matrix-product rate, time spent waiting for batches, and time by kind of operation"
     from dataclasses import replace
     from torch.profiler import ProfilerActivity, profile
-    import bilingual_embed.train as loop
-    from bilingual_embed.plan import flops_per_token
-    from bilingual_embed.stages import pretrain, start_run, tune_multitask, tune_pairs
-    from bilingual_embed.tasks import load_corpus
-    from bilingual_embed.train import read_log
+    import bilingual_embed.train.loop as loop
+    from bilingual_embed.train.plan import flops_per_token
+    from bilingual_embed.train.stages import pretrain, start_run, tune_multitask, tune_pairs
+    from bilingual_embed.data.tasks import load_corpus
+    from bilingual_embed.train.loop import read_log
     tmp = Path(tempfile.mkdtemp())
     rate = product_rate(torch.bfloat16 if r.pretrain.precision == 'bf16' else torch.float32)
     skip,last = 4,0 if quick else 8
@@ -337,7 +337,7 @@ def through_the_loop(r, names, quick=False):
     finally: loop.ahead = ahead
 
 def short(scale, n, **over): # a recipe on the bundled text with n steps a stage
-    from bilingual_embed.recipes import recipe
+    from bilingual_embed.core.recipes import recipe
     return recipe(scale, text__source='sample', align__steps=0, tokenizer__chars=10**6, **{f'{st}__{k}': v for st in ('pretrain','pairs','multitask') for k,v in dict(steps=n, checkpoint=10**6).items()}, **over)
 
 def stages(a):
@@ -346,7 +346,7 @@ def stages(a):
 
 def plan(a):
     "The planner's tokens a second, from one and two layers in a few seconds, beside those of the real loop"
-    from bilingual_embed.plan import plan as planned
+    from bilingual_embed.train.plan import plan as planned
     for size,over in dict(cpu={}, wide=dict(model__hidden_size=512, model__num_attention_heads=8, model__intermediate_size=2048), deep=dict(model__num_hidden_layers=10)).items():
         r = short('cpu', 4+3*a.repeats, multitask__weights=(('pairs',1.),), pretrain__weights=(('mlm',1.),), pretrain__batch_size=32, pairs__batch_size=64, **over)
         for row in through_the_loop(r, ('pretrain','pairs'), quick=True):

@@ -9,19 +9,20 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from bilingual_embed import load
-from bilingual_embed.batches import Packed, pack
-from bilingual_embed.corpus import write_jsonl
-from bilingual_embed.evaluate import evaluate_items, local_tasks
-from bilingual_embed.model import load_model
-from bilingual_embed.plots import save_figure
-from bilingual_embed.recipes import recipe, STAGES
-from bilingual_embed.records import Document, Pair, repo_path, Skips, split_langs, Task
-from bilingual_embed.st import save_st
-from bilingual_embed.stages import new_model, Run, with_head
-from bilingual_embed.tasks import load_corpus
-from bilingual_embed.tokenizer import load_tokenizer, train_tokenizer
-from bilingual_embed.train import train
-from bilingual_embed.verdict import bootstrap
+from bilingual_embed.data.batches import Packed, pack
+from bilingual_embed.data.corpus import write_jsonl
+from bilingual_embed.evaluate.tasks import evaluate_items, local_tasks
+from bilingual_embed.model.jina_bert import load_model
+from bilingual_embed.core.plots import save_figure
+from bilingual_embed.core.recipes import recipe, STAGES
+from bilingual_embed.core.records import Document, Pair, Skips, split_langs, Task
+from bilingual_embed.core.io import repo_path
+from bilingual_embed.inference.sentence_transformers import save_st
+from bilingual_embed.train.stages import new_model, Run, with_head
+from bilingual_embed.data.tasks import load_corpus
+from bilingual_embed.data.tokenizer import load_tokenizer, train_tokenizer
+from bilingual_embed.train.loop import train
+from bilingual_embed.evaluate.verdict import bootstrap
 
 SMALL = dict(                       # beside the scale `cpu`: what gives an arm in about a minute and a half on one core
     text__pair_rows=40_000, text__mlm_chars=12_000_000, tokenizer__vocab_size=12_000, tokenizer__chars=4_000_000,
@@ -133,7 +134,7 @@ def words(table, arm, tasks=None): # "2 better, 1 worse of 5 (+0.3 points)"
 MORE = 'de es fr it pt nl pl ru ja'.split()
 def catalogues(lang, cache, most=2_000_000): # DebianSource for English and one of MORE
     "Message catalogues and GNOME's help, which stand in the same packages in all these languages: the manifest's rows under `most` bytes, read in another language"
-    from bilingual_embed import debian
+    from bilingual_embed.data.debian import source
     cache = Path(cache)
     cache.mkdir(parents=True, exist_ok=True)
     manifest = cache/'manifest.tsv'

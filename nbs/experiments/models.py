@@ -12,17 +12,18 @@ import numpy as np
 import torch
 import xxhash
 from bilingual_embed import convert, load
-from bilingual_embed.baselines import BM25, Fused, MaxP, peers, TfidfEncoder
-from bilingual_embed.clean import Decontaminator, eval_texts
-from bilingual_embed.corpus import sentences
-from bilingual_embed.distil import fit_head, open_taught, taught_targets, teach, TeacherHead, translations
-from bilingual_embed.evaluate import evaluate, local_tasks, read_scores, write_scores
-from bilingual_embed.readers import read_rows
-from bilingual_embed.recipes import recipe
-from bilingual_embed.records import LANGUAGES, repo_path, split_langs, Task
-from bilingual_embed.st import save_st
-from bilingual_embed.stages import align, pretrain, start_run, tune_multitask, tune_pairs
-from bilingual_embed.tasks import load_corpus, Thin
+from bilingual_embed.evaluate.baselines import BM25, Fused, MaxP, peers, TfidfEncoder
+from bilingual_embed.data.clean import Decontaminator, eval_texts
+from bilingual_embed.data.corpus import sentences
+from bilingual_embed.data.teacher import fit_head, open_taught, taught_targets, teach, TeacherHead, translations
+from bilingual_embed.evaluate.tasks import evaluate, local_tasks, read_scores, write_scores
+from bilingual_embed.data.readers import read_rows
+from bilingual_embed.core.recipes import recipe
+from bilingual_embed.core.records import LANGUAGES, split_langs, Task
+from bilingual_embed.core.io import repo_path
+from bilingual_embed.inference.sentence_transformers import save_st
+from bilingual_embed.train.stages import align, pretrain, start_run, tune_multitask, tune_pairs
+from bilingual_embed.data.tasks import load_corpus, Thin
 
 LIMITED = re.compile(r'\bNC\b|\bND\b|research|XGLUE', re.I)   # licences that do not allow every use
 CHANGES = dict(                                            # beside the scale `cpu`; why: models.ipynb
@@ -400,7 +401,7 @@ The teacher is the multilingual Universal Sentence Encoder v3 (Apache-2.0), from
 ## Limits
 
 - Technical documentation, message catalogues, dictionaries and short everyday sentences are most of what it has read; news, speech and social media little or not at all.
-- Within one language BM25 and TF-IDF find passages better than this model's one vector alone; `MaxP` and `Fused` (`14a_baselines`) help.
+- Within one language BM25 and TF-IDF find passages better than this model's one vector alone; `MaxP` and `Fused` (`83_evaluate.baselines`) help.
 - 8192 tokens are read, but one vector of 256 numbers holds no more than the drift of so long a text. {one_sentence(a.langs)} Encode passages to find places.
 - Non-commercial and research-only text was left out. {free_cost()}
 - It was not examined for social bias.
