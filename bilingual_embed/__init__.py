@@ -11,14 +11,14 @@ __all__ = ['load', 'Embedder', 'convert']
 
 import warnings
 warnings.filterwarnings('ignore', message='IProgress not found')   # tqdm's, in every notebook without ipywidgets
-from . import model                                     # registers the architecture
+from .model import jina_bert                            # registers the architecture
 
-def __getattr__(name): # the other rooms are imported when they are used
+def __getattr__(name): # the other packages are imported when they are used
     if name == 'convert':
-        from .st import convert
+        from .inference.sentence_transformers import convert
         return convert
     if name in __all__:
-        from . import embed
+        from .inference import embed
         return getattr(embed, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

@@ -13,10 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
-from .data.files import ENDINGS, FORMATS, Bad, Output, Spool, Texts, arrow, by_ending, format_of, json_lines, open_vectors, read_rows
-from .core.recipes import SCALES
-from .core.records import LANGUAGES, split_langs
 from .core.io import read_json, repo_path
+from .core.records import LANGUAGES, split_langs
+from .core.recipes import SCALES
+from .data.files import (ENDINGS, FORMATS, Bad, Output, Spool, Texts, arrow, by_ending, format_of,
+    json_lines, open_vectors, read_rows)
 from .inference.search import top_k
 
 # %% ../nbs/92_cli.ipynb #93aa8950
@@ -195,7 +196,8 @@ def _show(a, keep, query, scores, rows):
 
 # %% ../nbs/92_cli.ipynb #e68b838e
 def _train(a):
-    from bilingual_embed.story import Judge, align, folders, load_corpus, pretrain, start_folder, start_run, story_recipe, tune_multitask, tune_pairs, untrained
+    from bilingual_embed.story import (Judge, align, folders, load_corpus, pretrain, start_folder, start_run,
+        story_recipe, tune_multitask, tune_pairs, untrained)
     start = start_folder(a.start)
     r = story_recipe(a.scale, a.langs, a.seed, a.source, a.changes, start)
     evals = folders(a.evals)
@@ -209,10 +211,10 @@ def _train(a):
     print(f"the model is in {run.folder}")
 
 def _evaluate(a):
-    from bilingual_embed.evaluate.baselines import BM25, TfidfEncoder
+    from bilingual_embed.data.test_sets import read_tests
     from bilingual_embed.inference.embed import load
     from bilingual_embed.evaluate.tasks import evaluate, local_tasks, write_scores
-    from bilingual_embed.data.test_sets import read_tests
+    from bilingual_embed.evaluate.baselines import BM25, TfidfEncoder
     tests,langs = [Path(t) for t in a.tests],tuple(a.langs.split('-'))
     tasks = local_tasks(tests, langs, quick=a.quick)
     model = load(a.model)
@@ -392,7 +394,7 @@ def parser()->argparse.ArgumentParser:
     t.add_argument('--out', default='', help='run folder (default: runs/<scale>-<langs>-<seed>)')
     t.add_argument('--evals', default='', help='folders of evaluation sets, comma-separated')
     t.add_argument('--cache', default='', help='folder for clean text (default: data/cache)')
-    t.add_argument('--changes', default='', help='other values for the recipe: "pairs.steps=200, pairs.tau=0.02"')
+    t.add_argument('--changes', default='', help='other values for the recipe: "pairs.steps=200, pairs.temperature=0.02"')
     t.add_argument('--no-scores', action='store_true', help='train only')
     def reads(p, what): # options of a command that reads texts
         p.add_argument('files', nargs='*', help=what)

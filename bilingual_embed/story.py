@@ -13,23 +13,24 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt, numpy as np, pandas as pd
 
-from .evaluate.backbone import length_curve, masked_loss, plot_lengths, probe
-from .evaluate.baselines import BM25, TfidfEncoder, peers
-from .inference.embed import load, model_folder
-from .evaluate.tasks import evaluate, load_items, local_tasks, read_scores, write_scores
 from .model.jina_bert import load_model
-from .core.plots import save_figure
-from .data.readers import read_rows
-from .core.recipes import Recipe, recipe, recipe_rows
+from .core.io import disk_full_errors
 from .core.records import LANGUAGES
-from .core.io import room_on
-from .data.corpus import SampleSource
-from .train.stages import Run, align, pretrain, shaped_as, start_run, tune_multitask, tune_pairs, untrained
-from .data.tasks import Corpus, load_corpus
-from .data.test_sets import read_tests
+from .core.recipes import Recipe, recipe, recipe_rows
+from .core.plots import save_figure
 from .data.tokenizer import fertility, train_tokenizer
+from .data.readers import read_rows
+from .data.test_sets import read_tests
+from .data.corpus import SampleSource
+from .data.tasks import Corpus, load_corpus
+from .inference.embed import load, model_folder
 from .train.loop import read_log
+from bilingual_embed.train.stages import (Run, align, pretrain, shaped_as, start_run, tune_multitask, tune_pairs,
+    untrained)
+from .evaluate.tasks import evaluate, load_items, local_tasks, read_scores, write_scores
+from .evaluate.baselines import BM25, TfidfEncoder, peers
 from .evaluate.verdict import plot_scores, verdict
+from .evaluate.backbone import length_curve, masked_loss, plot_lengths, probe
 
 __all__ = ['check_parameters','story_recipe','start_folder','show_recipe','folders','load_corpus','show_corpus','start_run','show_fertility','Judge','untrained','align','pretrain','tune_pairs','tune_multitask',
            'show_training','show_backbone','show_map','keep_report']
@@ -146,7 +147,7 @@ def show_fertility(run:Run)->pd.DataFrame: # tokens per word
 
 # %% ../nbs/91_story.ipynb #3bf15d3a
 # triplets: hard negatives among the candidates
-_NAMES = dict(mlm='cross-entropy (nats)', pairs='InfoNCE (nats)', triplets='InfoNCE (nats)', scored='minus correlation', labelled='InfoNCE (nats)', taught='distance to the teacher')
+_NAMES = dict(mlm='cross-entropy (nats)', pairs='InfoNCE (nats)', triplets='InfoNCE (nats)', scored='minus correlation', labelled='InfoNCE (nats)', distillation='distance to the teacher')
 
 def show_training(run:Run, stages:tuple[str,...])->pd.DataFrame: # a row a stage and kind
     "Losses by kind, each on its own axis, and what the stages took"
@@ -209,7 +210,7 @@ class Judge:
         if evals: self.sets += read_tests(list(evals), run.recipe.langs, quick=quick)
     def _add(self, encoder, name, tasks=None):
         t = time.perf_counter()
-        with room_on(self.run.folder):
+        with disk_full_errors(self.run.folder):
             s = evaluate(encoder, tasks or self.tasks, name, self.run.recipe.seed, self.out)
             write_scores(self.run.folder/'scores.csv', s)
         print(f"{name}: {len({x.task for x in s})} scores in {time.perf_counter()-t:.0f} s")

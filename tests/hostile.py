@@ -167,9 +167,9 @@ def dumps(x):
 def embedder():
     "A small model of random weights"
     import torch
-    from bilingual_embed.inference.embed import Embedder
     from bilingual_embed.model.jina_bert import JinaBertConfig, JinaBertModel
     from bilingual_embed.data.tokenizer import train_tokenizer
+    from bilingual_embed.inference.embed import Embedder
     from conftest import STORY
     torch.manual_seed(0)
     torch.set_num_threads(1)
@@ -304,8 +304,8 @@ def place(path, thing, data):
     else: path.write_bytes(data)
 
 def rows_door(case, folder):
-    from bilingual_embed.data.readers import records_of
     from bilingual_embed.core.records import RECORDS, Skips, texts_of
+    from bilingual_embed.data.readers import records_of
     path = folder/('set.train.en'+case['ext'])
     skips = Skips()
     place(path, case['thing'], case['data'])
@@ -325,8 +325,8 @@ def source_case(draw):
     return out + [(n, e := '.tsv' if n == 'MANIFEST' else draw(st.sampled_from(EXTS)), draw(st.sampled_from(THINGS)), draw(body(e))) for n in draw(st.lists(st.sampled_from(names), min_size=1, max_size=3, unique=True))]
 
 def source_door(case, folder):
-    from bilingual_embed.data.corpus import LocalSource
     from bilingual_embed.core.records import Skips
+    from bilingual_embed.data.corpus import LocalSource
     for name,ext,thing,data in case:
         (folder/name).parent.mkdir(exist_ok=True)
         place(folder/(name+ext), thing, data)
@@ -376,8 +376,8 @@ def hub_case(draw):
 
 def hub_door(case, folder):
     os.environ['HF_DATASETS_CACHE'] = str(folder/'cache')
-    from bilingual_embed.data.hub import SETS, HubSource
     from bilingual_embed.core.records import Skips
+    from bilingual_embed.data.hub import SETS, HubSource
     s = SETS[case['which'] % len(SETS)]
     path = folder/('x'+case['ext'])
     place(path, case['thing'], case['data'])
@@ -524,10 +524,10 @@ def convert_door(case, folder):
 def run_files():
     "Name -> bytes of what training writes"
     import torch
-    from bilingual_embed.data.batches import pack
     from bilingual_embed.model.jina_bert import JinaBertModel
-    from bilingual_embed.core.recipes import recipe, recipe_json
     from bilingual_embed.core.records import Pair
+    from bilingual_embed.core.recipes import recipe, recipe_json
+    from bilingual_embed.data.batches import pack
     from bilingual_embed.data.tasks import Writer
     from bilingual_embed.train.loop import Log, Objective, param_groups, save_state
     with tempfile.TemporaryDirectory() as d:
@@ -556,9 +556,9 @@ def _objective():
     return o, torch.optim.AdamW(param_groups(o, .01), lr=1e-3, fused=True)
 
 def _batch():
-    from bilingual_embed.data.batches import Batcher
     from bilingual_embed.core.records import Pair, Task
     from bilingual_embed.data.sampler import Sampler
+    from bilingual_embed.data.batches import Batcher
     return Batcher(Sampler([Task('t', 'pairs', [Pair(f'q{i}', f'ein Satz {i}', 'de', 'x') for i in range(8)])], 4, 0), embedder().tokenizer, 16, 0)(0)
 
 @st.composite
@@ -585,8 +585,8 @@ def run_case(draw):
 
 def run_door(case, folder):
     import torch
-    from bilingual_embed.data.batches import Packed
     from bilingual_embed.core.recipes import recipe_from_json
+    from bilingual_embed.data.batches import Packed
     from bilingual_embed.data.tasks import open_corpus
     from bilingual_embed.train.loop import load_state, read_log, read_meta
     name,data = case
@@ -610,7 +610,7 @@ def run_door(case, folder):
 
 # ---- recipes, launch configs, export
 
-FIELDS = 'text.source text.mlm_chars text.cross text.ratio tokenizer.vocab_size model.hidden_size model.num_attention_heads model.num_hidden_layers model.hidden_dropout_prob model.qk_norm model.max_position_embeddings pairs.steps pairs.lr pairs.tau pairs.batch_size pairs.weights pairs.betas pairs.precision pairs.clip align.warmup multitask.negatives pretrain.mask_rate text.alpha scale langs seed x . model model. pairs.steps.x __class__'.split()
+FIELDS = 'text.source text.mlm_chars text.cross text.ratio tokenizer.vocab_size model.hidden_size model.num_attention_heads model.num_hidden_layers model.hidden_dropout_prob model.qk_norm model.max_position_embeddings pairs.steps pairs.lr pairs.temperature pairs.batch_size pairs.weights pairs.betas pairs.precision pairs.max_grad_norm align.warmup_steps multitask.negatives pretrain.mlm_probability text.alpha scale langs seed x . model model. pairs.steps.x __class__'.split()
 @st.composite
 def changes_case(draw):
     value = st.one_of(numbers.map(repr), anything, st.sampled_from(['', '(', '((1', '{}', "{'pairs':1}", "{'x':1}", "{'pairs':'a'}", "[1]", '1j', 'None', 'True', '"bf16"', 'bf16', '-'*3000+'1', '('*150+'1'+')'*150, '['*90+']'*90, '9'*5000, '1e999', '1e-999', 'nan', 'inf', '0x10', '1_000', 'b"x"', '{1}', '...', '__import__("os").system("true")', '\0', '5 5', '0.5', '7', '64', '200']))
@@ -624,7 +624,7 @@ def changes_door(case, folder):
     r = story_recipe(case['scale'], case['langs'], case['seed'], '', case['changes'])
     for n in ('align','pretrain','pairs','multitask'):
         s = getattr(r, n)
-        assert all(np.isfinite(float(getattr(s, f))) for f in ('steps','lr','tau','clip','warmup','batch_size','eps','weight_decay')) and isinstance(s.steps, int) and s.batch_size < 2**31
+        assert all(np.isfinite(float(getattr(s, f))) for f in ('steps','lr','temperature','max_grad_norm','warmup_steps','batch_size','eps','weight_decay')) and isinstance(s.steps, int) and s.batch_size < 2**31
     m = r.model
     assert min(m.hidden_size, m.num_attention_heads, m.num_hidden_layers, m.intermediate_size) >= 1
     recipe_rows(r)
@@ -637,10 +637,10 @@ def launch_case(draw):
     return base | draw(st.dictionaries(st.sampled_from(keys), st.sampled_from(['', 'true','false','1','2','3','-1','x','TRANSFORMER_BASED_WRAP','SIZE_BASED_WRAP','NO_WRAP','SHARDED_STATE_DICT','9'*30]), max_size=3)), draw(st.sampled_from(['fp32','bf16','fp16']))
 
 def launch_door(case, folder):
-    from bilingual_embed.train.loop import _accelerator
+    from bilingual_embed.train.loop import make_accelerator
     env,precision = case
     os.environ.update(env)
-    _accelerator(precision)
+    make_accelerator(precision)
 
 @st.composite
 def export_case(draw):
@@ -648,8 +648,8 @@ def export_case(draw):
 
 def export_door(case, folder):
     from bilingual_embed import load
-    from bilingual_embed.inference.export import export_onnx, export_published
     from bilingual_embed.inference.sentence_transformers import convert, save_st
+    from bilingual_embed.inference.export import export_onnx, export_published
     m = lay(model_files(), folder/'m')
     out = folder/'out'
     how = case['at']

@@ -5,7 +5,7 @@ from bilingual_embed.core.recipes import STAGES, recipe
 from bilingual_embed.train.loop import read_log
 
 STEPS = 2
-FEW = {f'{s}__{k}': v for s in STAGES if s != 'align' for k,v in dict(steps=STEPS, batch_size=4, max_tokens=64, warmup=1, checkpoint=STEPS).items()} | dict(text__source='sample', text__mlm_chars=20_000, text__cross=.6, multitask__negatives=1)
+FEW = {f'{s}__{k}': v for s in STAGES if s != 'align' for k,v in dict(steps=STEPS, batch_size=4, max_tokens=64, warmup_steps=1, save_steps=STEPS).items()} | dict(text__source='sample', text__mlm_chars=20_000, text__cross=.6, multitask__negatives=1)
 TWIN = dict(model__hidden_size=24, model__num_hidden_layers=2, model__num_attention_heads=2, model__intermediate_size=48, tokenizer__vocab_size=4000)
 
 WORKER = '''
@@ -14,10 +14,10 @@ from pathlib import Path
 import torch
 import bilingual_embed.train.stages as stages
 from bilingual_embed.model.jina_bert import load_model
-from bilingual_embed.train.plan import memory
 from bilingual_embed.core.recipes import recipe
 from bilingual_embed.data.tasks import Corpus, load_corpus
 from bilingual_embed.train.loop import read_meta
+from bilingual_embed.train.plan import memory
 tmp = Path(sys.argv[1]); r = recipe('base', **json.loads(sys.argv[2])); out = {}; gpu = torch.cuda.is_available()
 class Wordy(Corpus): # the sample and invented words, so that a vocabulary of 61,056 has something to learn from
     def texts(self, lang, chars=float('inf'), kinds=('document',)):

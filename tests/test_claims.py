@@ -3,9 +3,9 @@ import importlib.util, json, re
 import numpy as np
 import pandas as pd
 import pytest
-from bilingual_embed.evaluate.tasks import Items
-from bilingual_embed.core.records import Pair, Task
 from bilingual_embed.core.io import repo_path
+from bilingual_embed.core.records import Pair, Task
+from bilingual_embed.evaluate.tasks import Items
 
 ROOT = repo_path()
 HERE = ROOT/'nbs'/'experiments'

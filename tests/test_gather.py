@@ -7,10 +7,10 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 import torch.nn.functional as F
-from bilingual_embed.losses.distillation import distil_loss
 from bilingual_embed.losses.infonce import all_gather_grad, info_nce
-from bilingual_embed.losses.pearson import ConstantScores, cosent_loss, mse_loss, pearson_loss
 from bilingual_embed.losses.tuples import draw_tuples, tuple_loss
+from bilingual_embed.losses.pearson import ConstantScores, cosent_loss, mse_loss, pearson_loss
+from bilingual_embed.losses.distillation import distillation_loss
 
 B,K,D = 12,3,16   # global batch
 CUTS = dict(equal=(0,6,12), unequal=(0,5,12))
@@ -43,7 +43,7 @@ def losses(model, x):
     yield 'one way', lambda: (lambda z: info_nce(z[:b], z[b:], both_ways=False))(e(x['q'], x['p']))
     yield 'tuple_loss', lambda: tuple_loss(e(x['texts'][x['t']]).view(b,9,-1), x['y'])
     for f in (pearson_loss, mse_loss, cosent_loss): yield f.__name__, lambda f=f: scored(f)
-    yield 'distil_loss', lambda: distil_loss(e(x['q']), F.normalize(x['p'][:,:8], dim=-1))
+    yield 'distillation_loss', lambda: distillation_loss(e(x['q']), F.normalize(x['p'][:,:8], dim=-1))
 
 def gradients(model, net, x):
     out = {}

@@ -161,9 +161,9 @@ OPTIONAL = DECLARED | {canonicalize_name(r.name) for r in requirements('onnx_req
 @pytest.mark.parametrize('m', FLOOR)
 def test_imports_are_declared(m):
     "What a room imports stands in settings.ini by its own name, not as somebody's dependency"
-    from bilingual_embed.evaluate.baselines import _PEERS
+    from bilingual_embed.evaluate.baselines import PEERS
     # need not be installed here
-    peer = {module: {canonicalize_name(package)} for module,package,*_ in _PEERS.values()}
+    peer = {module: {canonicalize_name(package)} for module,package,*_ in PEERS.values()}
     lost = sorted(f for f in foreign(m) if not DISTS.get(f, peer.get(f, {canonicalize_name(f)})) & OPTIONAL)
     assert not lost, f"{m} imports {lost}; name them in settings.ini (requirements or train_requirements)"
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from safetensors import safe_open
 from bilingual_embed import load
+from bilingual_embed.core.io import repo_path
 from bilingual_embed.data.corpus import SampleSource
 from bilingual_embed.inference.embed import FolderError, shipped
-from bilingual_embed.core.io import repo_path
 from bilingual_embed.inference.sentence_transformers import save_st
 
 ROOT,PAIRS = repo_path(),('en-de','en-es')
@@ -157,7 +157,7 @@ def test_the_teacher_is_turned_to_the_student():
     m,rng = _script(),np.random.default_rng(0)
     x = rng.normal(size=(500,12)).astype(np.float32)
     q = np.linalg.qr(rng.normal(size=(8,8)))[0]
-    h = m.TeacherHead(rng.normal(size=(8,12)).astype(np.float32), 't', '1')
+    h = m.TeacherProjection(rng.normal(size=(8,12)).astype(np.float32), 't', '1')
     class Rows(list):
         def take(self, at): return [self[i] for i in at]
     rows = Rows(SimpleNamespace(text=i, vector=v) for i,v in enumerate(x))

@@ -6,10 +6,9 @@ if importlib.util.find_spec('mteb') is None: pytest.skip("mteb is not installed"
 import datasets, mteb
 from datasets import Dataset, DatasetDict
 from mteb.get_tasks import _TASKS_REGISTRY as REGISTRY
-from bilingual_embed.evaluate.suites import SUITES, prepare, suite
-from bilingual_embed.evaluate.tasks import _TRAINED, as_mteb, evaluate, score_name
+from bilingual_embed.evaluate.tasks import TRAINED_ON, as_mteb, evaluate, score_name
+from bilingual_embed.evaluate.suites import SUITES, prepare, suite, task_folder
 from bilingual_embed.evaluate.leaderboard import judge_suite, leaderboard, measured, mteb_command, published
-from bilingual_embed.evaluate.suites import task_folder
 
 # ---- names
 
@@ -26,7 +25,7 @@ def test_suites_hold_what_the_paper_added():
         assert len(names[s]) == len(set(names[s])), f"a task stands twice in {s}"
     for t in suite('es', check=False):
         assert all('spa-Latn' in t.metadata.hf_subsets_to_langscripts[s] for s in t.hf_subsets), t
-    assert all(t in REGISTRY for ts in _TRAINED.values() for t in ts)
+    assert all(t in REGISTRY for ts in TRAINED_ON.values() for t in ts)
 
 def test_published_scores_have_our_names_and_mteb_s_metrics():
     "Else they would never meet a measured score"

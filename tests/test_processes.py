@@ -14,11 +14,11 @@ import gc, math, os, sys
 from pathlib import Path
 import torch; torch.set_num_threads(1)
 from safetensors import safe_open
-from bilingual_embed.data.batches import Batcher, pack
 from bilingual_embed.model.jina_bert import JinaBertConfig, JinaBertForMaskedLM
+from bilingual_embed.core.records import Labelled, Pair, Scored, TeacherEmbedding, Task, Triplet
 from bilingual_embed.core.recipes import recipe
-from bilingual_embed.core.records import Labelled, Pair, Scored, Taught, Task, Triplet
 from bilingual_embed.data.tokenizer import train_tokenizer
+from bilingual_embed.data.batches import Batcher, pack
 import bilingual_embed.train.loop as T
 tmp = Path(sys.argv[1])
 animals,deeds = ['dog','cat','horse','sheep','owl','fox','bear','hare'], ['sleeps in the barn','runs over the field','drinks from the river','waits at the gate']
@@ -31,7 +31,7 @@ tasks = [Task('docs','mlm',docs), Task('pairs','pairs',[Pair(a, b, 'en-de', 'dem
          Task('sts','scored',[Scored(both[i][0], both[j][1], 1. if i == j else .5 if i//4 == j//4 else 0., 'en-de', 'demo') for i in range(32) for j in (i, i//4*4+(i+1)%4, (i+9)%32)]),
          Task('flat','scored',[Scored(a, b, .5, 'en-de', 'flat') for a,b in both], .5),       # equal scores: a step that every process must pass over
          Task('classes','labelled',[Labelled(x, f'scene {i}', 'en', 'demo') for i,p in enumerate(both) for x in p]),
-         Task('told','taught',[Taught(x, [math.sin(1+i//4*j) + math.cos(2+i%4*j) for j in range(32)], l, 'demo') for i,p in enumerate(both) for x,l in zip(p, ('en','de'))])]
+         Task('told','distillation',[TeacherEmbedding(x, [math.sin(1+i//4*j) + math.cos(2+i%4*j) for j in range(32)], l, 'demo') for i,p in enumerate(both) for x,l in zip(p, ('en','de'))])]
 def model():
     torch.manual_seed(0)
     return JinaBertForMaskedLM(JinaBertConfig(vocab_size=len(tok), hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, pad_token_id=tok.pad_token_id,
@@ -50,8 +50,8 @@ T.save_state = save_state; world = int(os.environ.get('WORLD_SIZE', '1'))
 for job in sys.argv[2:]:                                             # one after another, as the stages of a run are
     name,stop,hold,precision = job.split(','); stop = int(stop); m = model()
     T.precision_here = lambda wanted, device: (precision, '')        # this CPU's own opinion is of no interest here
-    S = recipe('sample', pretrain__steps=40, pretrain__batch_size=18, pretrain__max_tokens=24, pretrain__lr=3e-3, pretrain__warmup=5, pretrain__negatives=2, pretrain__checkpoint=10, pretrain__hold=int(hold),
-               pretrain__weights=dict(mlm=1., pairs=1., triplets=1., scored=1., labelled=1., taught=1.)).pretrain
+    S = recipe('sample', pretrain__steps=40, pretrain__batch_size=18, pretrain__max_tokens=24, pretrain__lr=3e-3, pretrain__warmup_steps=5, pretrain__negatives=2, pretrain__save_steps=10, pretrain__mini_batch_tokens=int(hold),
+               pretrain__weights=dict(mlm=1., pairs=1., triplets=1., scored=1., labelled=1., distillation=1.)).pretrain
     try:
         info = T.train(m, tasks, tok, S, tmp/name, 'demo', progress=0, budget=96); assert (info['processes'], info['precision']) == (world, precision), info
         assert {type(p) for p in m.parameters()} == {torch.nn.Parameter}                     # whole again, whatever happened to it in between
@@ -116,7 +116,7 @@ def test_bf16(logs, way): close(logs[way], logs['one bf16'], .1, .02)
 @pytest.mark.parametrize('how', ['fsdp', pytest.param('one_node', marks=pytest.mark.slow)])
 def test_the_shipped_command(tmp_path, how):
     "From text to a finished model, all stages one after another in the same two processes; text, vocabulary and packed tokens are made by one of them"
-    changes = ','.join(f'{s}.{k}={v}' for s in STAGES for k,v in dict(steps=4, batch_size=16, max_tokens=48, warmup=1, checkpoint=2).items())
+    changes = ','.join(f'{s}.{k}={v}' for s in STAGES for k,v in dict(steps=4, batch_size=16, max_tokens=48, warmup_steps=1, save_steps=2).items())
     r = subprocess.run([*launch(how, '--main_process_port', free_port()), '-m', 'bilingual_embed.cli', 'train', '--scale', 'sample', '--no-scores', '--out', str(tmp_path/'run'), '--cache', str(tmp_path/'cache'), '--changes', changes],
                        capture_output=True, text=True, timeout=500, env=ENV)
     assert r.returncode == 0, r.stderr[-3000:]

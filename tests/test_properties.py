@@ -6,16 +6,16 @@ import pytest
 import torch
 from hypothesis import assume, example, given, settings, strategies as st
 from torch.testing import assert_close
-from bilingual_embed.model.jina_bert import attention, load
 from bilingual_embed.model.alibi import alibi_bias, slopes
 from bilingual_embed.model.attention import alibi_attention
-from bilingual_embed.data.teacher import TaughtRows, teach
-from bilingual_embed.losses.distillation import distil_loss, geometry_loss
-from bilingual_embed.model.jina_bert import WeightsError
-from bilingual_embed.core.records import LANGUAGES, Document, Labelled, Pair, RecordError, Scored, Taught, Task, Triplet, texts_of
-from bilingual_embed.data.batches import chunks
-from bilingual_embed.data.sampler import Sampler, permute
+from bilingual_embed.model.jina_bert import attention, load, WeightsError
+from bilingual_embed.losses.distillation import distillation_loss, geometry_loss
+from bilingual_embed.core.records import (LANGUAGES, Document, Labelled, Pair, RecordError, Scored, TeacherEmbedding,
+    Task, Triplet, texts_of)
 from bilingual_embed.data.tokenizer import TokenizerError, starts_of
+from bilingual_embed.data.sampler import Sampler, permute
+from bilingual_embed.data.batches import padded_batches
+from bilingual_embed.data.teacher import TeacherRows, embed_with_teacher
 
 WORDS = "the harbour lies in fog Am Morgen blieben die Boote über ünïcode 日本 😀 don't <s> </s> <mask> \t\n 3.14".split(' ')
 plain = st.lists(st.sampled_from(WORDS), min_size=1, max_size=40).map(' '.join).filter(str.strip)
@@ -44,7 +44,7 @@ def test_what_is_cut_off_has_no_influence(embedder, texts, n):
 
 @given(ids=st.lists(st.lists(st.integers(0, 99), min_size=1, max_size=50), max_size=30), budget=st.integers(1, 500))
 def test_rectangles_lose_nothing(ids, budget):
-    rects,place = chunks(ids, 7, budget)
+    rects,place = padded_batches(ids, 7, budget)
     rows = [r[m].tolist() for t in rects for r,m in zip(t.ids, t.mask)]
     assert [rows[p] for p in place] == ids
     assert all(t.ids.numel() <= budget or len(t.ids) == 1 for t in rects)
@@ -155,15 +155,15 @@ def spheres(n, d, seed):
 @given(n=st.integers(1, 12), d=st.integers(2, 9), seed=seeds, weight=st.floats(0, 20))
 def test_distillation_sees_geometry_and_directions(n, d, seed, weight):
     e,t,turn = spheres(n, d, seed)
-    loss = distil_loss(e, t, weight=weight)
+    loss = distillation_loss(e, t, weight=weight)
     # both turned together: nothing changes
-    assert_close(distil_loss(e@turn, t@turn, weight=weight), loss)
+    assert_close(distillation_loss(e@turn, t@turn, weight=weight), loss)
     assert_close(geometry_loss(e@turn, t), geometry_loss(e, t))
-    assert_close(distil_loss(t, e, weight=weight), loss)
+    assert_close(distillation_loss(t, e, weight=weight), loss)
     order = torch.randperm(n)
-    assert_close(distil_loss(e[order], t[order], weight=weight), loss)
-    assert distil_loss(t, t, weight=weight) == 0 and loss > 0
-    assert_close(distil_loss(e, t, weight=0.), (1 - (e*t).sum(-1)).mean())
+    assert_close(distillation_loss(e[order], t[order], weight=weight), loss)
+    assert distillation_loss(t, t, weight=weight) == 0 and loss > 0
+    assert_close(distillation_loss(e, t, weight=0.), (1 - (e*t).sum(-1)).mean())
 
 @settings(max_examples=30)
 @given(texts=st.lists(wild, min_size=1, max_size=25), batch=st.integers(1, 7), kills=st.lists(st.integers(0, 9), max_size=4), tail=st.binary(max_size=9))
@@ -177,17 +177,17 @@ def test_a_teacher_may_be_killed_at_any_time(texts, batch, kills, tail):
     with tempfile.TemporaryDirectory() as d:
         a,b = Path(d)/'a',Path(d)/'b'
         rows = [(t,'en') for t in texts]
-        whole = teach(rows, Teacher(), a, batch)
+        whole = embed_with_teacher(rows, Teacher(), a, batch)
         for k in kills:
             t = Teacher()
             t.left = k
-            try: teach(iter(rows), t, b, batch)
+            try: embed_with_teacher(iter(rows), t, b, batch)
             except KeyboardInterrupt:
                 for f in ('texts.jsonl','vectors.npy'):
                     (b/f).open('ab').write(tail)                      # a block that was cut short
-        teach(iter(rows), Teacher(), b, batch)
-        assert all((a/f).read_bytes() == (b/f).read_bytes() for f in ('texts.jsonl','vectors.npy','taught.json'))
-        assert [r.text for r in whole] == texts and isinstance(whole, TaughtRows)
+        embed_with_teacher(iter(rows), Teacher(), b, batch)
+        assert all((a/f).read_bytes() == (b/f).read_bytes() for f in ('texts.jsonl','vectors.npy','teacher.json'))
+        assert [r.text for r in whole] == texts and isinstance(whole, TeacherRows)
 
 # ---- records
 
@@ -196,7 +196,7 @@ langs = st.sampled_from(['', 'xx', 'EN', 'en-', '-de', 'en-de-es', 'deu', 'engli
 @given(bad=junk, good=wild)
 def test_records_refuse_texts_that_are_none(bad, good):
     for make in (lambda: Document(bad, 'en', 's'), lambda: Pair(good, bad, 'en', 's'), lambda: Pair(bad, good, 'en', 's'), lambda: Triplet(good, good+'x', (bad,), 'en', 's'),
-                 lambda: Scored(good, bad, .5, 'en', 's'), lambda: Labelled(bad, 'x', 'en', 's'), lambda: Taught(bad, [1.], 'en', 's')):
+                 lambda: Scored(good, bad, .5, 'en', 's'), lambda: Labelled(bad, 'x', 'en', 's'), lambda: TeacherEmbedding(bad, [1.], 'en', 's')):
         with pytest.raises(RecordError): make()
 
 @given(lang=langs, good=wild)

@@ -13,9 +13,9 @@ import bilingual_embed
 from bilingual_embed import model as room
 from bilingual_embed.model.jina_bert import JinaBertForMaskedLM, JinaBertModel, WeightsError, embed, load_model
 from bilingual_embed.core.recipes import recipe
-from bilingual_embed.train.stages import start_run, tune_pairs, untrained
-from bilingual_embed.data.tasks import load_corpus
 from bilingual_embed.data.tokenizer import TokenizerError, load_tokenizer, train_tokenizer
+from bilingual_embed.data.tasks import load_corpus
+from bilingual_embed.train.stages import start_run, tune_pairs, untrained
 from conftest import STORY
 from published import BIG, SIZES, config, folder, names, reference, weights
 
@@ -146,7 +146,7 @@ def corpus(tmp_path_factory):
 def test_trained_further(layout, made, corpus, tmp_path, capsys):
     "A run begins with a published model's vectors, keeps its vocabulary, and its own folder has them before the first step"
     at,_ = made[layout]
-    few = dict(batch_size=4, max_tokens=32, warmup=1)
+    few = dict(batch_size=4, max_tokens=32, warmup_steps=1)
     run = start_run(recipe('sample', 'en-de', align__steps=0, pretrain__steps=0, multitask__steps=0, pairs__steps=2, **{f'pairs__{k}': v for k,v in few.items()}), corpus, tmp_path/'run', start=at)
     old,new = bilingual_embed.load(at),bilingual_embed.load(untrained(run))
     assert_close(old.encode(TEXTS), new.encode(TEXTS), atol=1e-6, rtol=0)

@@ -2,8 +2,8 @@
 import contextlib, importlib.util, io, json, re, shlex, subprocess, sys, warnings
 import numpy as np
 import pytest
-from bilingual_embed.cli import main
 from bilingual_embed.inference.sentence_transformers import save_st
+from bilingual_embed.cli import main
 from conftest import ROOT, STORY
 from published import folder as published_folder
 

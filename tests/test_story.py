@@ -8,7 +8,7 @@ from bilingual_embed.core.recipes import STAGES
 from bilingual_embed.train.loop import read_log
 
 ROOT = Path(__file__).parents[1]
-FEW = {f'{s}.{k}': v for s in STAGES for k,v in dict(steps=12, batch_size=16, max_tokens=64, warmup=2, checkpoint=3).items()} | {'model.hidden_size': 32, 'model.intermediate_size': 64, 'tokenizer.vocab_size': 1200}
+FEW = {f'{s}.{k}': v for s in STAGES for k,v in dict(steps=12, batch_size=16, max_tokens=64, warmup_steps=2, save_steps=3).items()} | {'model.hidden_size': 32, 'model.intermediate_size': 64, 'tokenizer.vocab_size': 1200}
 CHANGES = ','.join(f'{k}={v}' for k,v in FEW.items())
 
 def story(out, folder, cache, *more, ok=True):

@@ -1,0 +1,1 @@
+"What every package stands on: records, recipes, plots, and files that survive a kill."

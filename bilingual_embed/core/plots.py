@@ -33,10 +33,10 @@ def _cell(x): # how a value stands in the .csv
 
 def save_figure(
     fig:mpl.figure.Figure,   # the picture
-    name:str,                # file name without ending, "<notebook>_<what>": "alibi_reach"
+    name:str,                # file name without ending, such as "alibi_reach"
     rows:list[dict],         # the numbers in it, one dict a point, same keys in each; a DataFrame works too
     folder:str|Path|None=None, # where to; default figures/ of the checkout
-)->Path:                     # of the .png; the .csv lies beside it
+):
     "Save a picture and its numbers as `name`.png and `name`.csv"
     if hasattr(rows, 'to_dict'): rows = rows.to_dict('records')
     rows = list(rows)
@@ -55,4 +55,3 @@ def save_figure(
         w.writerows({k:_cell(v) for k,v in r.items()} for r in rows)
     png = folder/f'{name}.png'
     fig.savefig(png, metadata=dict(Software=None))
-    return png

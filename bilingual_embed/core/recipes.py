@@ -51,19 +51,19 @@ class StageRecipe:
     batch_size:int      # rows in a global batch: sequences (mlm), pairs, scored pairs; a row is 1 + 1 + negatives texts for triplets
     max_tokens:int      # longest sequence; longer texts are cut
     lr:float            # peak learning rate
-    warmup:int          # steps of linear rise from 0 to lr; then linear fall to 0 at `steps`
-    tau:float           # InfoNCE temperature; not used by mlm and by the correlation losses
-    mask_rate:float     # share of tokens masked; only used by mlm
+    warmup_steps:int          # steps of linear rise from 0 to lr; then linear fall to 0 at `steps`
+    temperature:float           # InfoNCE temperature; not used by mlm and by the correlation losses
+    mlm_probability:float     # share of tokens masked; only used by mlm
     negatives:int       # hard negatives per triplet row
-    hold:int            # padded tokens computed at once in a process; a larger batch goes through in pieces, with the same gradient (GradCache)
-    accumulate:int      # micro-batches per step; each has batch_size rows, and contrastive losses see one micro-batch at a time
+    mini_batch_tokens:int            # padded tokens computed at once in a process; a larger batch goes through in pieces, with the same gradient (GradCache)
+    gradient_accumulation_steps:int      # micro-batches per step; each has batch_size rows, and contrastive losses see one micro-batch at a time
     weights:tuple[tuple[str,float],...] # chance of each task kind to fill a batch; only ratios matter
     betas:tuple[float,float]
     eps:float
     weight_decay:float  # not applied to biases, LayerNorms and embeddings' LayerNorm
-    clip:float          # gradient norm is cut to this; 0 cuts nothing
+    max_grad_norm:float          # gradient norm is cut to this; 0 cuts nothing
     precision:str       # fp32, bf16 or fp16
-    checkpoint:int      # steps between checkpoints
+    save_steps:int      # steps between checkpoints
 
 @dataclass(frozen=True)
 class Recipe:
@@ -95,17 +95,17 @@ _BASE = dict(
     model=dict(hidden_size=(768,'config'), num_hidden_layers=(12,'config'), num_attention_heads=(12,'config'), intermediate_size=(3072,'config'),
                hidden_dropout_prob=(.1,'config'), attention_probs_dropout_prob=(0., "config of -es and -en; -de says 0.1, which its code ignored at the time"),
                initializer_range=(.02,'config of -de'), qk_norm=(False, 'config of -de'), max_position_embeddings=(8192,'paper')),
-    align=dict(steps=(0, "paper has no such stage"), batch_size=(4096,'unused'), max_tokens=(64,'unused'), lr=(1e-2,'unused'), warmup=(0,'unused'),
-               tau=(.05,'unused'), weights=((('pairs',1.),),'unused')),
+    align=dict(steps=(0, "paper has no such stage"), batch_size=(4096,'unused'), max_tokens=(64,'unused'), lr=(1e-2,'unused'), warmup_steps=(0,'unused'),
+               temperature=(.05,'unused'), weights=((('pairs',1.),),'unused')),
     pretrain=dict(steps=(122_000, "ours: paper's 256 B tokens over 4096 x 512"), batch_size=(4096,_v2m), max_tokens=(512,'v2 section 3'),
-                  lr=(6e-4,_v2m), warmup=(10_000,_v2m), mask_rate=(.3,'v2 section 3: 30 % of tokens, whole words, 80/10/10'), weights=((('mlm',1.),),'paper section 3.1')),
+                  lr=(6e-4,_v2m), warmup_steps=(10_000,_v2m), mlm_probability=(.3,'v2 section 3: 30 % of tokens, whole words, 80/10/10'), weights=((('mlm',1.),),'paper section 3.1')),
     pairs=dict(steps=(60_000, 'jina-v3 (the paper gives none)'), batch_size=(16_384, 'jina-v3'), max_tokens=(192, 'jina-v3'), lr=(3e-5,'jina-v3'),
-               warmup=(1000, "ours: 2 % of the steps"), tau=(.05, 'v2, recalled; jina-v3'), weights=((('pairs',1.),), 'paper section 3.2')),
+               warmup_steps=(1000, "ours: 2 % of the steps"), temperature=(.05, 'v2, recalled; jina-v3'), weights=((('pairs',1.),), 'paper section 3.2')),
     multitask=dict(steps=(20_000,'jina-v3 retrieval adapter'), batch_size=(128,'jina-v3 retrieval adapter'), max_tokens=(512,"ours; the paper gives none"),
-                   lr=(1e-5,"ours: below stage 2"), warmup=(400,"ours: 2 % of the steps"), tau=(.05,'jina-v3'), negatives=(15,'v2'),
+                   lr=(1e-5,"ours: below stage 2"), warmup_steps=(400,"ours: 2 % of the steps"), temperature=(.05,'jina-v3'), negatives=(15,'v2'),
                    weights=((('triplets',3.),('scored',1.),('labelled',.5),('pairs',1.)), "ours; the paper gives none")),
-    every=dict(tau=(.05,'unused'), mask_rate=(.3,'unused'), negatives=(0,'unused'), hold=(65_536, "ours: for 80 GB of GPU memory at base size, planned, not measured"), accumulate=(1,'ours'), betas=((.9,.98),_v2m), eps=(1e-6,_v2m), weight_decay=(.01,_v2m),
-               clip=(1., "ours: guards the early steps"), precision=('bf16', "v2: FP16 for base, BF16 for large; BF16 needs no loss scaling"), checkpoint=(1000,'ours')))
+    every=dict(temperature=(.05,'unused'), mlm_probability=(.3,'unused'), negatives=(0,'unused'), mini_batch_tokens=(65_536, "ours: for 80 GB of GPU memory at base size, planned, not measured"), gradient_accumulation_steps=(1,'ours'), betas=((.9,.98),_v2m), eps=(1e-6,_v2m), weight_decay=(.01,_v2m),
+               max_grad_norm=(1., "ours: guards the early steps"), precision=('bf16', "v2: FP16 for base, BF16 for large; BF16 needs no loss scaling"), save_steps=(1000,'ours')))
 
 _CHANGES = dict(
     base={},
@@ -113,32 +113,32 @@ _CHANGES = dict(
         text=dict(source=('auto','ours'), mlm_chars=(150_000_000,"ours: all that the debian source has"), pair_rows=(400_000,'ours'), cross=(.5, 'ours, as cpu'), held_out=(500,'ours')),
         tokenizer=dict(vocab_size=(32_000,"ours: half of base at an eighth of its width"), chars=(60_000_000,'ours')),
         model=dict(hidden_size=(384,'MiniLM width'), num_hidden_layers=(8,'ours'), num_attention_heads=(6,'heads of 64 as in base'), intermediate_size=(1536,'4 x width as in base')),
-        align=dict(steps=(3000,"ours: see cpu"), batch_size=(2048,'ours'), max_tokens=(64,'ours'), lr=(5e-3,'ours'), warmup=(50,'ours'), tau=(.05,'as stage 2')),
-        pretrain=dict(steps=(12_000,"ours: 390 M tokens, planned for 12 minutes of one H100, not yet measured"), batch_size=(256,'ours'), max_tokens=(128,"ours: short first"), lr=(1e-3,'v2 small, recalled'), warmup=(500,'ours'),
+        align=dict(steps=(3000,"ours: see cpu"), batch_size=(2048,'ours'), max_tokens=(64,'ours'), lr=(5e-3,'ours'), warmup_steps=(50,'ours'), temperature=(.05,'as stage 2')),
+        pretrain=dict(steps=(12_000,"ours: 390 M tokens, planned for 12 minutes of one H100, not yet measured"), batch_size=(256,'ours'), max_tokens=(128,"ours: short first"), lr=(1e-3,'v2 small, recalled'), warmup_steps=(500,'ours'),
                       weights=((('mlm',1.),),'paper')),
-        pairs=dict(steps=(6000,'ours, not yet measured'), batch_size=(2048,"ours"), max_tokens=(96,'ours'), lr=(3e-4,"ours: trained briefly, so higher than base"), warmup=(200,'ours')),
-        multitask=dict(steps=(1500,'ours, not yet measured'), batch_size=(256,'ours'), max_tokens=(192,'ours'), lr=(5e-5,'ours'), warmup=(50,'ours'), negatives=(7,'survey median (NV-Retriever)')),
-        every=dict(checkpoint=(500,'ours'), hold=(262_144, "ours: for 80 GB of GPU memory at this size, planned, not measured"))),
+        pairs=dict(steps=(6000,'ours, not yet measured'), batch_size=(2048,"ours"), max_tokens=(96,'ours'), lr=(3e-4,"ours: trained briefly, so higher than base"), warmup_steps=(200,'ours')),
+        multitask=dict(steps=(1500,'ours, not yet measured'), batch_size=(256,'ours'), max_tokens=(192,'ours'), lr=(5e-5,'ours'), warmup_steps=(50,'ours'), negatives=(7,'survey median (NV-Retriever)')),
+        every=dict(save_steps=(500,'ours'), mini_batch_tokens=(262_144, "ours: for 80 GB of GPU memory at this size, planned, not measured"))),
     cpu=dict(
         text=dict(source=('auto','ours'), mlm_chars=(5_000_000,"ours: one pass of what fits into the time"), pair_rows=(25_000,"ours: more is not reached in the time"), cross=(.6, "ours: both languages are new to the model, so they must be joined first"), held_out=(500,'ours')),
         tokenizer=dict(vocab_size=(16_000,"ours: a large output layer costs most of a short run"), chars=(8_000_000,'ours')),
         model=dict(hidden_size=(256,'ours'), num_hidden_layers=(4,'ours'), num_attention_heads=(4,'heads of 64 as in base'), intermediate_size=(1024,'4 x width as in base')),
-        align=dict(steps=(600,"ours: a minute, after which Tatoeba stands near 75"), batch_size=(512,'ours'), max_tokens=(48,'ours'), lr=(1e-2,'ours'), warmup=(20,'ours'), tau=(.05,'as stage 2')),
-        pretrain=dict(steps=(120,"ours: two minutes"), batch_size=(48,'ours'), max_tokens=(128,'ours'), lr=(1e-3,'v2 small, recalled'), warmup=(20,'ours'),
+        align=dict(steps=(600,"ours: a minute, after which Tatoeba stands near 75"), batch_size=(512,'ours'), max_tokens=(48,'ours'), lr=(1e-2,'ours'), warmup_steps=(20,'ours'), temperature=(.05,'as stage 2')),
+        pretrain=dict(steps=(120,"ours: two minutes"), batch_size=(48,'ours'), max_tokens=(128,'ours'), lr=(1e-3,'v2 small, recalled'), warmup_steps=(20,'ours'),
                       weights=((('mlm',2.),('pairs',1.)), "ours: MLM alone for so short a time undoes stage 0 (Tatoeba 75 to 45, German XQuAD 56 to 23); with pairs between it stays, and stage 2 ends 1 to 4 points higher: nbs/experiments/LOG.md")),
-        pairs=dict(steps=(240,"ours: four minutes"), batch_size=(160,"ours: 192 took 6 GB"), max_tokens=(64,'ours'), lr=(3e-4,'ours'), warmup=(30,'ours')),
-        multitask=dict(steps=(120,"ours: two minutes"), batch_size=(48,'ours'), max_tokens=(96,'ours'), lr=(1e-4,'ours'), warmup=(10,'ours'), negatives=(3,'ours: more cost time in proportion'),
+        pairs=dict(steps=(240,"ours: four minutes"), batch_size=(160,"ours: 192 took 6 GB"), max_tokens=(64,'ours'), lr=(3e-4,'ours'), warmup_steps=(30,'ours')),
+        multitask=dict(steps=(120,"ours: two minutes"), batch_size=(48,'ours'), max_tokens=(96,'ours'), lr=(1e-4,'ours'), warmup_steps=(10,'ours'), negatives=(3,'ours: more cost time in proportion'),
                        weights=((('triplets',2.),('scored',2.),('labelled',.5),('pairs',2.)), "ours: pairs keep the languages together while one-language triplets train")),
-        every=dict(checkpoint=(50,"ours: about half a minute of work"), hold=(32_768, "ours: every batch of this recipe at once, in 3 GB"))),
+        every=dict(save_steps=(50,"ours: about half a minute of work"), mini_batch_tokens=(32_768, "ours: every batch of this recipe at once, in 3 GB"))),
     sample=dict(
         text=dict(source=('sample','ours'), mlm_chars=(1_000_000,'ours: all of it'), pair_rows=(10_000,'ours'), cross=(.6,'as cpu'), held_out=(100,'ours')),
         tokenizer=dict(vocab_size=(2000,"ours: what the sample supports"), chars=(1_000_000,'ours')),
         model=dict(hidden_size=(64,'ours'), num_hidden_layers=(2,'ours'), num_attention_heads=(2,'ours'), intermediate_size=(256,'4 x width as in base')),
-        align=dict(steps=(60,'ours'), batch_size=(64,'ours'), max_tokens=(64,'ours'), lr=(1e-2,'ours'), warmup=(5,'ours'), tau=(.05,'as stage 2')),
-        pretrain=dict(steps=(60,'ours'), batch_size=(16,'ours'), max_tokens=(128,'ours'), lr=(1e-3,'ours'), warmup=(5,'ours')),
-        pairs=dict(steps=(40,'ours'), batch_size=(32,'ours'), max_tokens=(96,'ours'), lr=(1e-3,'ours'), warmup=(5,'ours')),
-        multitask=dict(steps=(40,'ours'), batch_size=(16,'ours'), max_tokens=(96,'ours'), lr=(3e-4,'ours'), warmup=(5,'ours'), negatives=(1,'the sample has one per question')),
-        every=dict(checkpoint=(20,'ours'), precision=('fp32', "ours: equal on every CPU generation"))))
+        align=dict(steps=(60,'ours'), batch_size=(64,'ours'), max_tokens=(64,'ours'), lr=(1e-2,'ours'), warmup_steps=(5,'ours'), temperature=(.05,'as stage 2')),
+        pretrain=dict(steps=(60,'ours'), batch_size=(16,'ours'), max_tokens=(128,'ours'), lr=(1e-3,'ours'), warmup_steps=(5,'ours')),
+        pairs=dict(steps=(40,'ours'), batch_size=(32,'ours'), max_tokens=(96,'ours'), lr=(1e-3,'ours'), warmup_steps=(5,'ours')),
+        multitask=dict(steps=(40,'ours'), batch_size=(16,'ours'), max_tokens=(96,'ours'), lr=(3e-4,'ours'), warmup_steps=(5,'ours'), negatives=(1,'the sample has one per question')),
+        every=dict(save_steps=(20,'ours'), precision=('fp32', "ours: equal on every CPU generation"))))
 SCALES = tuple(_CHANGES)
 
 _PARTS = dict(text=TextRecipe, tokenizer=TokenizerRecipe, model=ModelRecipe, align=StageRecipe, pretrain=StageRecipe, pairs=StageRecipe, multitask=StageRecipe)
@@ -222,7 +222,7 @@ def _check(r):
         s = getattr(r, n)
         if s.precision not in ('fp32','bf16','fp16'):
             raise ValueError(f"{n}: precision {s.precision!r} is not fp32, bf16 or fp16")
-        for f in ('steps','batch_size','accumulate','hold','negatives'):
+        for f in ('steps','batch_size','gradient_accumulation_steps','mini_batch_tokens','negatives'):
             if getattr(s, f) >= 2**31:
                 raise ValueError(f"{n}: {f} is {getattr(s,f)}; no machine counts so far here, stay below 2**31")
         if len(s.betas) != 2 or not all(0 <= b < 1 for b in s.betas):
@@ -231,13 +231,13 @@ def _check(r):
             raise ValueError(f"{n}: eps {s.eps} must be above 0 and weight_decay {s.weight_decay} not below")
         if not all(k in KINDS and w >= 0 for k,w in s.weights) or not sum(w for _,w in s.weights) > 0:
             raise ValueError(f"{n}: weights {dict(s.weights)} are shares, not all 0, of the kinds {', '.join(KINDS)}")
-        for f in ('steps','warmup','clip','negatives'):
+        for f in ('steps','warmup_steps','max_grad_norm','negatives'):
             if getattr(s, f) < 0: raise ValueError(f"{n}: {f} is {getattr(s,f)}, below 0")
-        for f in ('batch_size','max_tokens','hold','accumulate','checkpoint','lr','tau'):
+        for f in ('batch_size','max_tokens','mini_batch_tokens','gradient_accumulation_steps','save_steps','lr','temperature'):
             if getattr(s, f) <= 0: raise ValueError(f"{n}: {f} is {getattr(s,f)}; it must be above 0")
         if s.max_tokens > m.max_position_embeddings:
             raise ValueError(f"{n}: max_tokens {s.max_tokens} is beyond the model's {m.max_position_embeddings}")
-        if not 0 < s.mask_rate < 1: raise ValueError(f"{n}: mask_rate {s.mask_rate} is not between 0 and 1")
+        if not 0 < s.mlm_probability < 1: raise ValueError(f"{n}: mlm_probability {s.mlm_probability} is not between 0 and 1")
 
 # %% ../../nbs/33_core.recipes.ipynb #2fe54666
 def recipe_rows(
@@ -264,7 +264,7 @@ def fingerprint(
     "A name for everything that decides the result of a stage"
     what = dict(langs=r.langs, seed=r.seed) | {p: asdict(getattr(r, p)) for p in _NEEDS[upto]}
     for p in what.values():
-        if isinstance(p, dict): p.pop('checkpoint', None)   # how often work is saved does not change it
+        if isinstance(p, dict): p.pop('save_steps', None)   # how often work is saved does not change it
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:12]
 
 # %% ../../nbs/33_core.recipes.ipynb #d2943195

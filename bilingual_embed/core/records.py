@@ -4,16 +4,12 @@
 
 # %% auto #0
 __all__ = ['LANGUAGES', 'RECORDS', 'Record', 'KINDS', 'split_langs', 'RecordError', 'Document', 'Pair', 'Triplet', 'Scored',
-           'Labelled', 'Taught', 'texts_of', 'Task', 'Score', 'Skips']
+           'Labelled', 'TeacherEmbedding', 'texts_of', 'Task', 'Score', 'Skips']
 
 # %% ../../nbs/32_core.records.ipynb #8812755c
-import errno, io, json, os, shutil, subprocess
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -97,7 +93,7 @@ class Labelled:
             raise RecordError(f"label {self.label!r} of a {self.source} row is not a non-empty string")
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Taught:
+class TeacherEmbedding:
     "A text and the vector a teacher model gave it, or its translation (Reimers and Gurevych 2020)"
     text:str
     vector:np.ndarray # (D,) any sequence of numbers; kept as float32, and nobody may write to it
@@ -116,7 +112,7 @@ class Taught:
 
 # those that lie in tables; what a teacher says lies beside its texts (room 09a)
 RECORDS = dict(document=Document, pair=Pair, triplet=Triplet, scored=Scored, labelled=Labelled)
-Record = Document | Pair | Triplet | Scored | Labelled | Taught
+Record = Document | Pair | Triplet | Scored | Labelled | TeacherEmbedding
 
 # %% ../../nbs/32_core.records.ipynb #ad19597d
 def texts_of(
@@ -125,14 +121,14 @@ def texts_of(
     "All texts of a record with their languages; a second language belongs to everything but the query"
     langs = split_langs(rec.lang)
     first, last = langs[0], langs[-1]
-    if isinstance(rec, (Document, Labelled, Taught)): return [(rec.text, first)]
+    if isinstance(rec, (Document, Labelled, TeacherEmbedding)): return [(rec.text, first)]
     if isinstance(rec, Scored): return [(rec.a, first), (rec.b, last)]
     negatives = rec.negatives if isinstance(rec, Triplet) else ()
     return [(rec.query, first), *((t, last) for t in (rec.target, *negatives))]
 
 # %% ../../nbs/32_core.records.ipynb #9896f989
 # task kind -> its record
-KINDS = dict(mlm=Document, pairs=Pair, triplets=Triplet, scored=Scored, labelled=Labelled, taught=Taught)
+KINDS = dict(mlm=Document, pairs=Pair, triplets=Triplet, scored=Scored, labelled=Labelled, distillation=TeacherEmbedding)
 
 @dataclass(frozen=True)
 class Task:

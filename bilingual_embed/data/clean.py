@@ -16,8 +16,9 @@ from itertools import islice
 from pathlib import Path
 import ftfy, numpy as np, rbloom, rensa, xxhash
 from py3langid.langid import LanguageIdentifier, MODEL_FILE
+from ..core.records import (Document, Labelled, LANGUAGES, Pair, Record, RecordError, Scored,
+    split_langs, texts_of, Triplet)
 from .readers import name_parts, read_rows, table_format
-from ..core.records import Document, Labelled, LANGUAGES, Pair, Record, RecordError, Scored, split_langs, texts_of, Triplet
 
 # %% ../../nbs/48_data.clean.ipynb #5482a487
 # anything that may need work; '&' may start an entity

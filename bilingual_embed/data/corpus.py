@@ -10,9 +10,10 @@ import csv, hashlib, json, re
 from collections.abc import Iterator
 from itertools import permutations
 from pathlib import Path
-from .readers import MAX_CHARS, name_parts, read_rows, records_of, RowPolicy, table_format
-from ..core.records import Document, Labelled, Pair, Record, RecordError, Scored, Skips, split_langs, Triplet
 from ..core.io import repo_path
+from bilingual_embed.core.records import (Document, Labelled, Pair, Record, RecordError, Scored, Skips, split_langs,
+    Triplet)
+from .readers import MAX_CHARS, name_parts, read_rows, records_of, RowPolicy, table_format
 
 # %% ../../nbs/46_data.corpus.ipynb #fe803b88
 FOLDERS = dict(text='document', pairs='pair', triplets='triplet', sts='scored', labels='labelled')

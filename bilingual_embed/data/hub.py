@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from .readers import MAX_CHARS, MAX_LINE, _chunks, _json_rows, read_rows, RowPolicy, rows_to_records
 from ..core.records import Record, RecordError, Skips
+from bilingual_embed.data.readers import (MAX_CHARS, MAX_LINE, byte_chunks, json_rows, read_rows, RowPolicy,
+    rows_to_records)
 
 # %% ../../nbs/47_data.hub.ipynb #c3357c7e
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def _rows_of(path): # rows of a local file of lines; .json may be lines too, or 
         yield from read_rows(path)
         return
     b = bytearray()
-    for c in _chunks(path):
+    for c in byte_chunks(path):
         b += c
         if b.lstrip()[:1] != b'[': break
         if len(b) > MAX_LINE:
@@ -85,7 +86,7 @@ def _rows_of(path): # rows of a local file of lines; .json may be lines too, or 
         if not all(isinstance(r, dict) for r in rows): raise RecordError(f"{path}: not a JSON array of objects")
         yield from rows
         return
-    yield from (r for _,r in _json_rows(path, RowPolicy(path)))
+    yield from (r for _,r in json_rows(path, RowPolicy(path)))
 
 def _local(files, seed, buffer): # rows of local lines by our own readers, which hold one at a time whatever a file unpacks to; datasets takes in whole lines and blocks of 10 MB
     rows = (r for f in files for r in _rows_of(Path(f)))

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['MAX_LINE', 'MAX_EMPTY', 'FORMATS', 'COLUMNS', 'LANG_COLUMNS', 'MAX_CHARS', 'SPLITS', 'BadRow', 'RowPolicy',
-           'table_format', 'numbered_rows', 'read_rows', 'pieces', 'rows_to_records', 'records_of', 'name_parts']
+           'byte_chunks', 'table_format', 'json_rows', 'numbered_rows', 'read_rows', 'pieces', 'rows_to_records',
+           'records_of', 'name_parts']
 
 # %% ../../nbs/43_data.readers.ipynb #4a2e2664
 import csv, json, zlib
@@ -14,7 +15,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import zstandard
-from ..core.records import Document, Labelled, LANGUAGES, Pair, Record, RecordError, Scored, Skips, split_langs, Triplet
+from bilingual_embed.core.records import (Document, Labelled, LANGUAGES, Pair, Record, RecordError, Scored, Skips,
+    split_langs, Triplet)
 
 # %% ../../nbs/43_data.readers.ipynb #2df999a8
 class BadRow(RecordError):
@@ -81,7 +83,7 @@ def _unpacked(f, gz)->Iterator[bytes]:
             if d.eof: raw,d = d.unused_data,None
     if d is not None or not f.tell(): raise EOFError(f"the {'gz' if gz else 'zst'} stream ends before it is complete")
 
-def _chunks(path:Path)->Iterator[bytes]:
+def byte_chunks(path:Path)->Iterator[bytes]:
     "Unpacked bytes of a plain, .gz or .zst file"
     with open(path, 'rb') as f:
         yield from _unpacked(f, path.suffix == '.gz') if path.suffix in ('.gz','.zst') else iter(lambda: f.read(1<<18), b'')
@@ -95,7 +97,7 @@ def _lines(path:Path, policy:RowPolicy)->Iterator[tuple[int,str]]:
             policy.bad(n, 'not UTF-8', f"byte 0x{raw[e.start]:02x} at column {e.start+1} of the line", f"convert the file: iconv -f WINDOWS-1252 -t UTF-8 {path.name}")
     def giant(): policy.bad(n, 'giant line', f"over {MAX_LINE>>20} MB without a line end", "write one row a line")
     try:
-        for chunk in _chunks(path):
+        for chunk in byte_chunks(path):
             lines = chunk.split(b'\n')
             part.append(lines[0])
             size += len(lines[0])
@@ -139,7 +141,7 @@ def _some(names): # a file may have a million columns
     names = [str(n)[:60] for n in names]
     return ', '.join(names[:20]) + (f" and {len(names)-20} more" if len(names) > 20 else '')
 
-def _json_rows(path, policy):
+def json_rows(path, policy):
     for n,line in _lines(path, policy):
         if not line.strip(): continue
         try: row = json.loads(line)
@@ -196,7 +198,7 @@ def numbered_rows(
         raise FileNotFoundError(f"{path}: {'not a plain file' if path.exists() else 'no such file'}; check the path")
     if ext == '.parquet': yield from _parquet_rows(path, policy)
     elif ext in ('.csv','.tsv'): yield from _csv_rows(path, policy, ext == '.tsv')
-    else: yield from _json_rows(path, policy)
+    else: yield from json_rows(path, policy)
 
 def read_rows(
     path:str|Path,          # JSONL, CSV or TSV (each also .gz or .zst) or Parquet

@@ -19,11 +19,12 @@ import numpy as np
 import pyarrow as pa, pyarrow.compute as pc, pyarrow.ipc as ipc
 import xxhash
 
-from .clean import CleanReport, Decontaminator, Deduper, clean, eval_texts
-from .corpus import LocalSource, SampleSource, sentences, write_sample_eval
+from ..core.io import DiskFull, read_json, repo_path, disk_full_errors
+from bilingual_embed.core.records import (Document, Labelled, Pair, RECORDS, Record, Scored, Skips, Task, Triplet,
+    texts_of)
 from ..core.recipes import Recipe, fingerprint
-from ..core.io import DiskFull, read_json, repo_path, room_on
-from ..core.records import Document, Labelled, Pair, RECORDS, Record, Scored, Skips, Task, Triplet, texts_of
+from .corpus import LocalSource, SampleSource, sentences, write_sample_eval
+from .clean import CleanReport, Decontaminator, Deduper, clean, eval_texts
 
 # %% ../../nbs/49_data.tasks.ipynb #d043b342
 def pick_source(
@@ -417,7 +418,7 @@ def load_corpus(
     if (folder/'corpus.json').exists():
         log(f"clean text is at hand in {folder.name}")
         return open_corpus(folder)
-    with room_on(folder.parent), _alone(folder, log):
+    with disk_full_errors(folder.parent), _alone(folder, log):
         if (folder/'corpus.json').exists():
             return open_corpus(folder)                  # another process has made it meanwhile
         return _make_corpus(r, source, why, evals, folder, log, t0)

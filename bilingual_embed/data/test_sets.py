@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from .readers import FORMATS, name_parts, numbered_rows, RowPolicy
 from ..core.records import LANGUAGES, RecordError, split_langs
+from .readers import FORMATS, name_parts, numbered_rows, RowPolicy
 
 # %% ../../nbs/45_data.test_sets.ipynb #3ab339e4
 # MTEB's task types that a folder can hold

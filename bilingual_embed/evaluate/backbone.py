@@ -13,9 +13,9 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 from torch import Tensor
-from ..core.plots import COLORS
-from ..core.records import Score
 from ..core.io import commit
+from ..core.records import Score
+from ..core.plots import COLORS
 from ..data.test_sets import TestSet
 
 # %% ../../nbs/85_evaluate.backbone.ipynb #187c93cf

@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 import matplotlib.pyplot as plt, numpy as np, pandas as pd, seaborn as sns
-from .tasks import METRIC, _langs_of, _mteb, evaluate, model_meta, read_scores, write_scores
-from .suites import _tasks, suite
-from ..core.plots import COLORS
-from .suites import read_task
-from ..core.records import Score
 from ..core.io import repo_path
+from ..core.records import Score
+from ..core.plots import COLORS
+from bilingual_embed.evaluate.tasks import (METRIC, languages_of, import_mteb, evaluate, model_meta, read_scores,
+    write_scores)
+from .suites import suite_tasks, suite, read_task
 
 # %% ../../nbs/86_evaluate.leaderboard.ipynb #149c0572
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def published(
 
 # %% ../../nbs/86_evaluate.leaderboard.ipynb #2d7a3a6f
 def _metadata(name): # of a task in MTEB's registry; None: a local test set
-    try: return _mteb().get_task(name).metadata
+    try: return import_mteb().get_task(name).metadata
     except KeyError: return None
 
 def _mteb_scores(files): # Score rows out of MTEB's result files
@@ -60,7 +60,7 @@ def _mteb_scores(files): # Score rows out of MTEB's result files
         model = p.parent.parent.name.replace('__', '/')
         for split,rows in d['scores'].items():
             for r in rows:
-                lang = _langs_of(r['languages'])
+                lang = languages_of(r['languages'])
                 name = f"{d['task_name']}{f'.{split}' if several else ''}/{lang if meta else r['hf_subset']}"
                 metrics = dict.fromkeys([*([meta.main_score] if meta else []), *METRIC.values(), 'f1'])
                 out += [Score(name, lang, m, float(r[m]), 0, model, d.get('dataset_revision') or '', 0, float(d.get('evaluation_time') or 0)) for m in metrics if isinstance(r.get(m), (int,float))]
@@ -196,7 +196,7 @@ def judge_suite(
         new = evaluate(model, [task], out=out)
         scores += new
         write_scores(Path(out)/'scores.csv', new)
-    board,asked = leaderboard(scores),[t.metadata.name for t in _tasks(name, langs)]
+    board,asked = leaderboard(scores),[t.metadata.name for t in suite_tasks(name, langs)]
     lost = [n for n in asked if n not in {t.metadata.name for t in ready}]
     if lost:
         board.notes.append(f"Not judged, {len(lost)} of the {len(asked)} tasks of {name}, since the folder of prepared tasks lacks them: {', '.join(lost)}.")
@@ -209,7 +209,7 @@ def register(
 )->str:              # the folder as given: the name under which mteb.get_model now finds it
     "Enter a model folder in MTEB's registry, for mteb.get_model and MTEB's command"
     from bilingual_embed.inference.embed import load
-    _mteb()
+    import_mteb()
     from mteb.models.get_model_meta import MODEL_REGISTRY
     meta = model_meta(load(folder, 'cpu'), **known)
     MODEL_REGISTRY[str(folder)] = MODEL_REGISTRY[meta.name] = meta
@@ -224,7 +224,7 @@ def mteb_command(
     own.add_argument('--data')
     args = list(sys.argv[1:] if args is None else args)
     mine,rest = own.parse_known_args(args)
-    mteb = _mteb()
+    mteb = import_mteb()
     from mteb.cli import main
     if mine.model and Path(mine.model).is_dir(): register(mine.model)
     real,argv = mteb.evaluate,sys.argv

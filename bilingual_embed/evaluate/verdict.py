@@ -12,9 +12,9 @@ import html
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from .tasks import Items
-from ..core.plots import COLORS
 from ..core.records import Score
+from ..core.plots import COLORS
+from .tasks import Items
 
 # %% ../../nbs/84_evaluate.verdict.ipynb #a481aed6
 def resamples(
@@ -161,7 +161,7 @@ def plot_scores(
     tasks = [t for t in dict.fromkeys(t for _,t in value) if (final,t) in value]
     ranked = {o:[t for t in tasks if (o,t) in value] for o in others}
     best = max(others, key=lambda o: sum(value[o,t].value > value[final,t].value for t in ranked[o]), default=None)
-    ahead = title or (f"{final} is ahead of {best} on {sum(value[final,t].value > value[best,t].value for t in ranked[best])} of {len(ranked[best])} tasks" if best else f"{final}: scores by stage")
+    prefetch = title or (f"{final} is ahead of {best} on {sum(value[final,t].value > value[best,t].value for t in ranked[best])} of {len(ranked[best])} tasks" if best else f"{final}: scores by stage")
     fig,ax = plt.subplots(figsize=(7.5, 1.5+.33*len(tasks)))
     y = {t:-i for i,t in enumerate(tasks)}
     shades = plt.get_cmap('Blues')(np.linspace(.35, 1, len(stages))) if len(stages) > 1 else [COLORS[0]]
@@ -173,7 +173,7 @@ def plot_scores(
         ax.scatter([100*value[s,t].value for t in here], [y[t] for t in here], color=c, s=52, zorder=3, label=s, edgecolor='white', linewidth=.6)
     for o,m,c in zip(others, _MARKS, COLORS[1:]):
         ax.scatter([100*value[o,t].value for t in ranked[o]], [y[t] for t in ranked[o]], marker=m, color=c, s=90 if m == '|' else 42, linewidth=2.2 if m in '|x' else .8, zorder=4, label=o)
-    ax.set(yticks=list(y.values()), yticklabels=tasks, xlabel='score (x 100)', title=ahead, xlim=(min(0, *(100*v.value-2 for v in value.values())), 101), ylim=(-len(tasks)+.4, .6))
+    ax.set(yticks=list(y.values()), yticklabels=tasks, xlabel='score (x 100)', title=prefetch, xlim=(min(0, *(100*v.value-2 for v in value.values())), 101), ylim=(-len(tasks)+.4, .6))
     ax.legend(loc='upper center', bbox_to_anchor=(.4, -.9/(1+.33*len(tasks))), ncols=min(5, len(stages)+len(others)))
     rows = [dict(task=t, run=r, metric=value[r,t].metric, value=value[r,t].value, n=value[r,t].n) for t in tasks for r in (*stages, *others) if (r,t) in value]
     return fig,rows

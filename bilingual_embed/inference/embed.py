@@ -19,8 +19,8 @@ from tqdm import tqdm
 from ..model.attention import cpu_has_bf16
 from ..model.jina_bert import JinaBertModel, embed, load_model
 from ..core.io import repo_path
-from ..data.batches import chunks
 from ..data.tokenizer import TokenizerError, load_tokenizer
+from ..data.batches import padded_batches
 
 # %% ../../nbs/61_inference.embed.ipynb #6a597085
 class TextError(ValueError): "A text that cannot be encoded; the message names its position"
@@ -205,7 +205,7 @@ class Embedder:
         try:
             for block in _blocks(texts):
                 done = ids_of.seen
-                rects,place = chunks(ids_of(block), self.pad_id, batch_tokens)
+                rects,place = padded_batches(ids_of(block), self.pad_id, batch_tokens)
                 out = []
                 with torch.inference_mode(), cast:                                       # around all of a block: weights are cast once
                     for r in rects:

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 from ..model.alibi import slopes
-from .embed import Embedder, load
 from ..model.jina_bert import JinaBertConfig, out_folder, write_whole
+from .embed import Embedder, load
 from .sentence_transformers import save_st_files
 
 # %% ../../nbs/63_inference.export.ipynb #01a98c05

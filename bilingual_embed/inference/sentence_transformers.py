@@ -11,7 +11,8 @@ from importlib import import_module
 from pathlib import Path
 import torch
 from transformers import PreTrainedTokenizerBase
-from ..model.jina_bert import JinaBertConfig, JinaBertPreTrainedModel, WeightsError, _inside, _read_json, load_model, out_folder, save_model, write_whole
+from ..model.jina_bert import (JinaBertConfig, JinaBertPreTrainedModel, WeightsError, file_inside,
+    read_model_json, load_model, out_folder, save_model, write_whole)
 from ..data.tokenizer import load_tokenizer
 
 # %% ../../nbs/62_inference.sentence_transformers.ipynb #d71fd6e8
@@ -89,7 +90,7 @@ def convert(
     folder,out = Path(folder).expanduser(),out_folder(out, make=False)
     if os.path.realpath(out) == os.path.realpath(folder):
         raise ValueError(f"{out} is the folder to read; give another to write to")
-    read = lambda at, name, kind=dict: _read_json(at/name, kind) if (at/name).is_file() else kind()
+    read = lambda at, name, kind=dict: read_model_json(at/name, kind) if (at/name).is_file() else kind()
     modules,cut,st = read(folder, 'modules.json', list),read(folder, 'sentence_bert_config.json'),read(folder, 'config_sentence_transformers.json')
     prompts,default,longest = st.get('prompts'),st.get('default_prompt_name'),cut.get('max_seq_length')
     for at,ok,want in (('config_sentence_transformers.json', prompts is None or isinstance(prompts, dict) and all(isinstance(v, str) for v in prompts.values()), 'prompts, names and their words'),
@@ -98,7 +99,7 @@ def convert(
     kinds = [str(m.get('type')).rsplit('.', 1)[-1] if isinstance(m, dict) else type(m).__name__ for m in modules] or ['Transformer','Pooling','Normalize']
     if kinds not in (['Transformer','Pooling'], ['Transformer','Pooling','Normalize']):
         raise WeightsError(f"{folder/'modules.json'} wants {kinds}; known are Transformer, Pooling and perhaps Normalize, in this order")
-    pool = read(_inside(folder, modules[1].get('path')), 'config.json') if modules else {}
+    pool = read(file_inside(folder, modules[1].get('path')), 'config.json') if modules else {}
     how = [k.removeprefix('pooling_mode_').removesuffix('_tokens') for k,v in pool.items() if k.startswith('pooling_mode_') and v] or [pool.get('pooling_mode', 'mean')]
     if how != ['mean']:
         raise WeightsError(f"{folder} pools by {' and '.join(map(str, how))}; these models take the mean over the tokens")

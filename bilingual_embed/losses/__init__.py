@@ -1,0 +1,1 @@
+"The objectives: MLM, InfoNCE, classification tuples, Pearson, distillation, and gradient caching."

@@ -64,13 +64,13 @@ def all_gather_grad(
 def pick_loss(
     sim:Tensor,         # (B,C) cosines of rows and candidates
     positive:Tensor,    # (B,) place of each row's partner among the candidates
-    tau:float,          # temperature
+    temperature:float,  # the loss divides cosines by it; the formulas' tau
     drop:Tensor|None=None, # (B,C) bool, candidates that do not count; a partner always counts
 )->Tensor:              # scalar; ln C for a model that knows nothing
     "Cross-entropy of picking the partner out of the candidates (InfoNCE, van den Oord et al. 2018)"
-    if not tau > 0: raise ValueError(f"temperature tau must be above 0, got {tau}")
+    if not temperature > 0: raise ValueError(f"temperature must be above 0, got {temperature}")
     if drop is not None: sim = sim.masked_fill(drop.scatter(1, positive[:,None], False), -math.inf)
-    return F.cross_entropy(sim/tau, positive)
+    return F.cross_entropy(sim/temperature, positive)
 
 # %% ../../nbs/22_losses.infonce.ipynb #a4c99dcd
 def false_negatives(
@@ -98,7 +98,7 @@ def info_nce(
     p:Tensor,              # (B,D) their passages, unit rows
     negatives:Tensor|None=None, # (B,K,D) or (M,D) hard negatives, unit rows; wrong answers for every query of the batch
     present:Tensor|None=None,   # (B,K) or (M,) bool, False where a negative is padding
-    tau:float=.05,         # temperature (jina-v3)
+    temperature:float=.05,         # temperature (jina-v3)
     both_ways:bool=True,   # also from passage to query; the mean of the two
     ids:tuple[Tensor,...]|None=None, # numbers of the texts (equal text, equal number): (B,), (B,) and, with negatives, their (B,K) or (M,); leaves out false negatives
     margin:float|None=None,# leave out candidates more similar than the partner by this; 0.1 in Qwen3-Embedding
@@ -129,7 +129,7 @@ def info_nce(
         def way(x, cand, *num):
             sim = x @ cand.T
             drop = false_negatives(sim, positive, margin, *num) if ids is not None or margin is not None else None
-            return pick_loss(sim, positive, tau, drop)
+            return pick_loss(sim, positive, temperature, drop)
         loss = way(q, candidates, qi, pi, ci, Qi)
         if both_ways: loss = (loss + way(p, gather(q)[0], pi, qi, Qi, Pi))/2
         return loss * (B*world/len(P))

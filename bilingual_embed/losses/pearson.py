@@ -59,12 +59,12 @@ def cosent_loss(
     b:Tensor,      # (B,D) unit rows
     target:Tensor, # (B,) human similarity, any scale; only the order counts
     gather:Callable=all_gather_grad, # as in pearson_loss
-    tau:float=.05, # temperature (CoSENT's scale of 20; jina-v3)
+    temperature:float=.05, # temperature (CoSENT's scale of 20; jina-v3)
 )->Tensor:         # scalar, 0 or above; ln(1+m) at equal cosines, with m pairs of different score
     "CoSENT: wherever people put one pair above another, so should the cosines (Su 2022, jina-v3)"
-    if not tau > 0: raise ValueError(f"temperature tau must be above 0, got {tau}")
+    if not temperature > 0: raise ValueError(f"temperature must be above 0, got {temperature}")
     with torch.autocast(a.device.type, enabled=False):
         s,t = _cosines(a, b, target, gather)
         above = t[:,None] > t[None]                        # (N,N) people put i above j
-        wrong = (s[None] - s[:,None])/tau                  # (N,N) s_j - s_i: above 0 where the order is wrong
+        wrong = (s[None] - s[:,None])/temperature                  # (N,N) s_j - s_i: above 0 where the order is wrong
         return torch.cat([s.new_zeros(1), wrong[above]]).logsumexp(0)

@@ -75,7 +75,7 @@ def draw_tuples(
 def tuple_loss(
     emb:Tensor,     # (B,2+n_other,D) anchor, partner, others; unit rows
     labels:Tensor,  # (B,2+n_other) whole numbers, the classes; the same number means the same class on every process
-    tau:float=.05,  # temperature (as for pairs)
+    temperature:float=.05,  # temperature (as for pairs)
     both_ways:bool=True, # also from partner to anchor; the mean of the two
     gather:Callable=all_gather_grad, # as in info_nce
 )->Tensor:          # scalar float32
@@ -86,4 +86,4 @@ def tuple_loss(
     if not (own[:,1].all() and not own[:,2:].any()):
         i = (~own[:,1] | own[:,2:].any(1)).nonzero()[0].item()
         raise ValueError(f"tuple {i} has classes {labels[i].tolist()}: the first two must be equal and differ from all others")
-    return info_nce(emb[:,0], emb[:,1], emb[:,2:], tau=tau, both_ways=both_ways, ids=(labels[:,0], labels[:,1], labels[:,2:]), gather=gather)
+    return info_nce(emb[:,0], emb[:,1], emb[:,2:], temperature=temperature, both_ways=both_ways, ids=(labels[:,0], labels[:,1], labels[:,2:]), gather=gather)

@@ -1,0 +1,1 @@
+"The network: ALiBi, windows, attention, packed rows, JinaBERT. Tensors in, tensors out."

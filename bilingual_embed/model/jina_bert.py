@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['PIECE', 'JinaBertConfig', 'WeightsError', 'JinaBertPreTrainedModel', 'JinaBertModel', 'JinaBertForMaskedLM',
-           'mean_pool', 'embed', 'out_folder', 'write_whole', 'save_model', 'load_model']
+           'mean_pool', 'embed', 'read_model_json', 'file_inside', 'out_folder', 'write_whole', 'save_model',
+           'load_model']
 
 # %% ../../nbs/15_model.jina_bert.ipynb #a5297990
 import json, os, re
@@ -209,7 +210,7 @@ class JinaBertModel(JinaBertPreTrainedModel):
     def get_input_embeddings(self): return self.embeddings.word_embeddings
     def set_input_embeddings(self, e): self.embeddings.word_embeddings = e
 
-    def around(self,
+    def embeddings_only(self,
         input_ids:Tensor, # (B,T) int
     )->Tensor:            # (B,T,D)
         "The way around all layers: token embeddings and the last LayerNorm. What a fresh model gives as long as its layers add nothing"
@@ -328,7 +329,7 @@ def _refuse(folder, missing, unknown, mismatched):
         some('missing', missing), some('unknown', unknown), some('of another shape', mismatched))))
         + ". Nothing was made up in their place; check that folder and model belong together")
 
-def _read_json(path, kind=dict):
+def read_model_json(path, kind=dict):
     if not path.is_file():
         raise WeightsError(f"{path} is missing, or no plain file: {path.parent} is not a model folder")
     if (n := path.stat().st_size) > 1<<24:
@@ -341,7 +342,7 @@ def _read_json(path, kind=dict):
         raise WeightsError(f"{path} holds a {type(raw).__name__}, not a {kind.__name__}; fetch or write it again")
     return raw
 
-def _inside(
+def file_inside(
     folder:Path,
     name,   # as a file of the folder gives it
 )->Path:
@@ -353,9 +354,9 @@ def _inside(
 def _weights_files(folder): # one, or the parts that the index names
     one,index = folder/'model.safetensors',folder/'model.safetensors.index.json'
     if one.is_file() or one.is_symlink(): return [one]
-    parts = _read_json(index).get('weight_map') if index.is_file() else {}
+    parts = read_model_json(index).get('weight_map') if index.is_file() else {}
     if not isinstance(parts, dict): raise WeightsError(f"{index} has no weight_map; fetch or write it again")
-    return [_inside(folder, n) for n in sorted({*map(str, parts.values())})]
+    return [file_inside(folder, n) for n in sorted({*map(str, parts.values())})]
 
 def _read_weights(folder, get=lambda f, k: f.get_tensor(k)): # {name: tensor}
     files = _weights_files(folder)
@@ -389,7 +390,7 @@ def _config(path, raw): # of what config.json says, what is a size or a setting 
     except (ValueError, TypeError) as e: raise WeightsError(f"{path}: {e}") from None
 
 def _read_model(folder): # config and {name: tensor}, both as this room has them, whoever wrote the folder
-    raw = _read_json(folder/'config.json')
+    raw = read_model_json(folder/'config.json')
     config = _config(folder/'config.json', raw)
     theirs,state = raw['model_type'] == 'bert',{}
     for k,v in _read_weights(folder).items():
@@ -429,7 +430,7 @@ def _sized(folder, kwargs, cls): # what transformers will read: do the headers o
     files,config = _weights_files(folder),kwargs.get('config')
     if not files or not all(p.is_file() for p in files) or kwargs.keys() & set(JinaBertConfig.__annotations__):
         return    # parts still to be fetched, or sizes of the caller's own
-    if config is None: config = _config(folder/'config.json', _read_json(folder/'config.json'))
+    if config is None: config = _config(folder/'config.json', read_model_json(folder/'config.json'))
     _accounted(folder, config, {k.removeprefix('bert.'): v for k,v in _read_weights(folder, lambda f, k: torch.empty(f.get_slice(k).get_shape(), device='meta')).items()}, cls)
 
 def _published(name, kwargs, cls): # the folder of a published model, given as such or by its name in the hub's cache; None: not one
@@ -441,7 +442,7 @@ def _published(name, kwargs, cls): # the folder of a published model, given as s
             raise WeightsError(f"{name} has no config.json, or it is no plain file: not a model folder")
         return None
     path = Path(path)
-    if _read_json(path).get('model_type') != 'bert':
+    if read_model_json(path).get('model_type') != 'bert':
         _sized(path.parent, kwargs, cls)
         return None            # transformers reads it
     if not Path(name).is_dir(): cached_file(name, 'model.safetensors', **hub)

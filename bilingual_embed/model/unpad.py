@@ -11,8 +11,8 @@ import warnings
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from .attention import _autocast, alibi_attention
 from .windows import reach
+from .attention import autocast_dtype, alibi_attention
 
 # %% ../../nbs/14_model.unpad.ipynb #587cb7bb
 BLOCK = 128 # tokens of a block on a GPU: the block of FlexAttention
@@ -124,7 +124,7 @@ def row_attention(
     dropout:float=0.,# chance that a weight is dropped, 0 outside training
 )->Tensor:           # (1,H,N,d)
     "Attention of each text of the row over itself"
-    q,k,v = _autocast(q, k, v)
+    q,k,v = autocast_dtype(q, k, v)
     if not dropout and has_flex(q.device.type): return flex_attention(q, k, v, slopes, row)
     q,k,v = (row.back(t.transpose(1, 2)).transpose(1, 2) for t in (q,k,v))                    # (B,H,T,d)
     return row.out(alibi_attention(q, k, v, slopes, row.mask, dropout).transpose(1, 2)).transpose(1, 2)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LOSS', 'RECTANGLE', 'WIDE', 'Objective', 'backward', 'learning_rate', 'param_groups', 'CheckpointError', 'save_state',
-           'read_meta', 'load_state', 'Log', 'read_log', 'TrainingError', 'precision_here', 'train']
+           'read_meta', 'load_state', 'Log', 'read_log', 'TrainingError', 'precision_here', 'make_accelerator', 'train']
 
 # %% ../../nbs/71_train.loop.ipynb #c29f7fdf
 import copy, csv, json, math, os, shutil, sys, time
@@ -23,19 +23,18 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from tqdm import tqdm
 
 from ..model.attention import cpu_has_bf16
-from ..data.batches import Batch, Batcher, ahead
-from ..losses.distillation import distil_loss
-from ..losses.gradcache import cached_backward
-from ..losses.infonce import info_nce
-from ..losses.mlm import mlm_head_loss
 from ..model.jina_bert import JinaBertForMaskedLM, JinaBertModel, load_model, mean_pool
-from ..losses.pearson import ConstantScores, pearson_loss
-from ..core.recipes import Recipe, StageRecipe
-from ..core.io import room_on
-from ..core.records import Task
-from ..data.batches import Tokens
-from ..data.sampler import Sampler, mix
+from ..losses.mlm import mlm_head_loss
+from ..losses.infonce import info_nce
 from ..losses.tuples import tuple_loss
+from ..losses.pearson import ConstantScores, pearson_loss
+from ..losses.gradcache import cached_backward
+from ..losses.distillation import distillation_loss
+from ..core.io import disk_full_errors
+from ..core.records import Task
+from ..core.recipes import Recipe, StageRecipe
+from ..data.sampler import Sampler, mix
+from ..data.batches import Batch, Batcher, prefetch, Tokens
 
 # %% ../../nbs/71_train.loop.ipynb #d40c264f
 class Objective(nn.Module):
@@ -56,7 +55,7 @@ class Objective(nn.Module):
         t:Tokens,
     )->Tensor: # (B,D) float32, unit rows
         "Embeddings of a rectangle of texts"
-        h = self.base(t.ids, t.mask).last_hidden_state if self.depth == 'all' else self.base.around(t.ids)
+        h = self.base(t.ids, t.mask).last_hidden_state if self.depth == 'all' else self.base.embeddings_only(t.ids)
         return nn.functional.normalize(mean_pool(h, t.mask), dim=-1)
     def loss(self,
         batch:Batch,
@@ -82,14 +81,14 @@ class Objective(nn.Module):
 
 def _contrastive(o, b, sides):
     q,p,*neg = sides
-    return info_nce(q, p, neg[0] if neg else None, tau=o.stage.tau, ids=b.texts_id.split(b.sizes))
+    return info_nce(q, p, neg[0] if neg else None, temperature=o.stage.temperature, ids=b.texts_id.split(b.sizes))
 def _pearson(o, b, sides): return pearson_loss(*sides, b.target)
-def _tuples(o, b, sides): return tuple_loss(sides[0].view(*b.target.shape, -1), b.target, tau=o.stage.tau)
+def _tuples(o, b, sides): return tuple_loss(sides[0].view(*b.target.shape, -1), b.target, temperature=o.stage.temperature)
 
-def _taught(o, b, sides): return distil_loss(sides[0], b.target)
+def _distillation(o, b, sides): return distillation_loss(sides[0], b.target)
 
 # batch kind -> the objective of its embeddings
-LOSS = dict(pairs=_contrastive, triplets=_contrastive, scored=_pearson, labelled=_tuples, taught=_taught)
+LOSS = dict(pairs=_contrastive, triplets=_contrastive, scored=_pearson, labelled=_tuples, distillation=_distillation)
 
 # %% ../../nbs/71_train.loop.ipynb #0d405fe4
 def backward(
@@ -98,7 +97,7 @@ def backward(
     acc,                 # Accelerator
     share:float=1.,      # of the step's loss
     last:bool=True,      # the step's last batch: processes exchange gradients
-    hold:int=2**31,      # padded tokens computed at once
+    mini_batch_tokens:int=2**31,      # padded tokens computed at once
     budget:int=4096,     # padded tokens of a piece of an MLM batch
 )->Tensor:               # the loss times share, without gradient
     "Adds a batch's gradients"
@@ -108,7 +107,7 @@ def backward(
         with acc.autocast():
             # inside data-parallel training this is so anyway; with FSDP accelerate leaves it out
             return objective(*what)
-    if sum(t.ids.numel() for t in batch.tokens) <= hold:
+    if sum(t.ids.numel() for t in batch.tokens) <= mini_batch_tokens:
         with sync(last):
             loss = run(batch)*share
             acc.backward(loss)
@@ -130,7 +129,7 @@ def learning_rate(
     s:StageRecipe,
 )->float:
     "Linear warm-up from 0 to lr, then linear decay to 0 at the last step (v2 section 3)"
-    return s.lr * min((step+1)/max(1, s.warmup), (s.steps-step)/max(1, s.steps-s.warmup))
+    return s.lr * min((step+1)/max(1, s.warmup_steps), (s.steps-step)/max(1, s.steps-s.warmup_steps))
 
 def param_groups(
     objective:nn.Module,
@@ -300,7 +299,7 @@ def precision_here(
         return 'fp32', "this CPU has no bf16 instructions, so training runs in fp32: same result within rounding, about half the speed"
     return wanted, ''
 
-def _accelerator(precision, mixed=False): # mixed: some batches use the MLM head and some do not
+def make_accelerator(precision, mixed=False): # mixed: some batches use the MLM head and some do not
     from accelerate import Accelerator, DistributedDataParallelKwargs
     from accelerate.state import AcceleratorState
     from accelerate.utils import DistributedType
@@ -350,12 +349,12 @@ def train(
     dev = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
     precision,note = precision_here(s.precision, dev)
     budget = budget or RECTANGLE[dev.type]*(WIDE if depth == 'embeddings' and dev.type == 'cpu' else 1)
-    acc = _accelerator(precision, mixed=len({t.kind == 'mlm' for t in tasks}) > 1)
+    acc = make_accelerator(precision, mixed=len({t.kind == 'mlm' for t in tasks}) > 1)
     world,rank,first = acc.num_processes,acc.process_index,acc.is_main_process
     if note and first: print(f"{name}: {note}")
     key = int.from_bytes(name.encode()[:4], 'little')
     sampler = Sampler(tasks, s.batch_size, seed=int(mix(np.array([seed]), key)[0] >> np.uint64(40)), kind_weights={k:w for k,w in kinds.items() if any(t.kind == k for t in tasks)})
-    make = Batcher(sampler, tokenizer, s.max_tokens, seed, s.mask_rate, s.negatives, rank=rank, world=world, budget=budget)
+    make = Batcher(sampler, tokenizer, s.max_tokens, seed, s.mlm_probability, s.negatives, rank=rank, world=world, budget=budget)
     trained = copy.deepcopy(model) if acc.is_fsdp2 else model                 # FSDP takes a model apart for good
     objective = Objective(trained, s, depth, (lambda n: acc.reduce(n.float(), 'mean')) if world > 1 else None)
     opt = torch.optim.AdamW(param_groups(objective, s.weight_decay), lr=s.lr, betas=s.betas, eps=s.eps, fused=True)
@@ -375,10 +374,10 @@ def train(
     bar = tqdm(total=s.steps, initial=start, desc=name, mininterval=progress, maxinterval=1e9, file=sys.stdout, disable=not (first and progress), dynamic_ncols=False, ncols=100)
     t0 = t = time.perf_counter()
     tokens = 0
-    micro = s.accumulate
-    batches = ahead(make, start*micro, s.steps*micro)
+    micro = s.gradient_accumulation_steps
+    batches = prefetch(make, start*micro, s.steps*micro)
     try:
-        with room_on(folder, 'it goes on from the last checkpoint'):
+        with disk_full_errors(folder, 'it goes on from the last checkpoint'):
             for step in range(start, s.steps):
                 for g in opt.param_groups: g['lr'] = learning_rate(step, s)
                 torch.manual_seed(int(mix(np.array([step]), seed*1_000_003 + key*31 + rank)[0] >> np.uint64(1)))
@@ -387,11 +386,11 @@ def train(
                     _,batch = next(batches)
                     batch = batch.to(acc.device)
                     n += batch.n_tokens
-                    try: total = total + backward(objective_, batch, acc, 1/micro, a == micro-1, s.hold, budget).float()
+                    try: total = total + backward(objective_, batch, acc, 1/micro, a == micro-1, s.mini_batch_tokens, budget).float()
                     except ConstantScores:
                         total = total + math.nan
                         constant += 1                     # equal scores teach no order; every process sees the same
-                norm = math.nan if isinstance(total, float) else float(_full(acc.clip_grad_norm_(objective.parameters(), s.clip or math.inf)))
+                norm = math.nan if isinstance(total, float) else float(_full(acc.clip_grad_norm_(objective.parameters(), s.max_grad_norm or math.inf)))
                 total = total if isinstance(total, float) else acc.reduce(total, 'mean').item()
                 ok = math.isfinite(norm) and math.isfinite(total)
                 if ok or acc.scaler:
@@ -410,7 +409,7 @@ def train(
                 t = now
                 if bad >= (30 if acc.scaler else 10):
                     raise TrainingError(f"{name}: loss or gradient was not finite in {bad} steps running, up to step {step} (task {batch.task}); lower lr (now {s.lr}) or use precision fp32 or bf16" + (f"; in {constant} of them all similarity scores of the batch were equal: give the set more different scores, or a larger batch_size" if constant else '') + ". The last checkpoint is kept")
-                if (step+1) % s.checkpoint == 0 or step+1 == s.steps:
+                if (step+1) % s.save_steps == 0 or step+1 == s.steps:
                     save_state(state, plain, opt, first, step=step+1, fingerprint=fingerprint, skipped=skipped, tokens=tokens0+tokens, name=name, scaler=acc.scaler.state_dict() if acc.scaler else None)
                 bar.set_postfix_str(f"{batch.kind} {total:.3f}, {tokens/(now-t0):,.0f} tokens/s" + (f", {skipped} steps skipped" if skipped else ''), refresh=False)
                 bar.update()

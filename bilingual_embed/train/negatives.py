@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ..inference.embed import TextsCut
+from ..core.io import read_json, disk_full_errors, write_json
 from ..core.records import Pair, Task, Triplet
-from ..core.io import read_json, room_on, write_json
-from ..inference.search import top_k
 from ..data.tasks import Corpus, Table, Writer, answered_by_passages, hash_of
+from ..inference.embed import TextsCut
+from ..inference.search import top_k
 
 # %% ../../nbs/74_train.negatives.ipynb #48762ec9
 BELOW = .95 # NV-Retriever; in the small recipe the filter made no difference (experiments/later.ipynb)
@@ -78,7 +78,7 @@ def mined_tasks(
             folder.mkdir(parents=True, exist_ok=True)
             note.unlink(missing_ok=True)
             pairs = t.take(np.arange(min(len(t), most)))
-            with room_on(folder, 'the same call goes on with the set it was at'):
+            with disk_full_errors(folder, 'the same call goes on with the set it was at'):
                 w,found = Writer(folder/'part'),0
                 for x in own_negatives(encode, pairs, n, below):
                     w.add(x, hash_of(x))

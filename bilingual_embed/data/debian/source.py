@@ -13,11 +13,13 @@ from pathlib import Path
 
 import zstandard
 
-from ..corpus import checksum
-from .docs import read_catalogues, read_descriptions, read_gnome, read_html, read_kde, read_libreoffice
-from .words import read_apertium, read_bible, read_definitions, read_ding, read_fortunes, read_freedict, read_mythes, read_openthesaurus, read_wordnet
-from ...core.io import DiskFull, repo_path, room_on
+from ...core.io import DiskFull, repo_path, disk_full_errors
 from ...core.records import Record, Skips
+from ..corpus import checksum
+from bilingual_embed.data.debian.docs import (read_catalogues, read_descriptions, read_gnome, read_html, read_kde,
+    read_libreoffice)
+from .words import (read_apertium, read_bible, read_definitions, read_ding, read_fortunes,
+    read_freedict, read_mythes, read_openthesaurus, read_wordnet)
 
 # %% ../../../nbs/53_data.debian.source.ipynb #2455d766
 SCALES = dict(sample='cpu', cpu='cpu', small='small', base='small')  # scale of a recipe -> column of the manifest
@@ -89,7 +91,7 @@ def unpack_deb(
     want,n,tmp = re.compile(pattern),0,into.with_name(into.name+'.part')
     shutil.rmtree(tmp, ignore_errors=True)
     bad = f"{deb} is cut short or damaged; delete it and run again, it will be fetched anew"
-    with room_on(tmp.parent), deb.open('rb') as f:
+    with disk_full_errors(tmp.parent), deb.open('rb') as f:
         tmp.mkdir(parents=True)
         if f.read(8) != b'!<arch>\n': raise DebianError(f"{deb} is no Debian package; delete it and run again")
         while True:
@@ -143,7 +145,7 @@ class Apt:
         langs:tuple[str,...]=(), # languages of the package descriptions, () for none
     ):
         "Fetch lists of packages and descriptions; a machine's own lists are taken over"
-        with room_on(self.folder.parent):
+        with disk_full_errors(self.folder.parent):
             for d in (self.lists/'partial', self.folder/'cache/archives/partial'): d.mkdir(parents=True, exist_ok=True)
             for p in Path('/var/lib/apt/lists').glob('*_*') if not any(self.lists.glob('*_Packages*')) else ():
                 if p.is_file() and os.access(p, os.R_OK) and ('_Packages' in p.name or p.name.endswith('Release')):
@@ -229,7 +231,7 @@ class DebianSource:
     )->dict[str,Path]: # package -> folder of its unpacked files
         "Bring the packages of a pair into the cache, resuming; one process at a time"
         self.langs = tuple(langs)
-        with room_on(self.cache.parent):
+        with disk_full_errors(self.cache.parent):
             debs = self.cache/'debs'
             (debs/'part').mkdir(parents=True, exist_ok=True)
             with (self.cache/'.lock').open('w') as lock:

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from pysword.canons import canons
 
-from .docs import PairFilter, squash
 from ...core.records import Document, Pair, Record, Skips
+from .docs import PairFilter, squash
 
 # %% ../../../nbs/52_data.debian.words.ipynb #fc8f71ae
 _NOTE = re.compile(r'\{[^{}]*\}|\[[^\[\]]*\]|<[^<>]*>|\([^()]*\)')
