@@ -28,7 +28,7 @@ def test_hostile_input(name):
 @pytest.mark.slow
 @pytest.mark.parametrize('name', DOORS)
 def test_much_hostile_input(name):
-    "Other cases with another HOSTILE_SEED; nbs/experiments/fuzz.py goes on for as long as it is told to"
+    "Other cases with another HOSTILE_SEED; nbs/experiments/hostile_input.py goes on for as long as it is told to"
     seen = throw(name, 100 if name == 'hub' else 500, derandomize=False, database=None)
     assert seen['accepted'] and seen['refused'], seen
 

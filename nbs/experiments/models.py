@@ -327,21 +327,21 @@ def table(head, rows):
     return '\n'.join(['| '+' | '.join(head)+' |', '|'+'---|'*len(head), *('| '+' | '.join(map(str, r))+' |' for r in rows)])
 
 def one_sentence(pair): # what is left of one in a long text
-    at = repo_path('figures','long.csv')
+    at = repo_path('figures','long_texts.csv')
     rows = [r for r in read_rows(at) if r['model'] == pair and r['way'] == 'model'] if at.exists() else []
     if not rows: return "What is left of a single sentence in it was not measured."
     got = lambda kind, n: round(100*float(np.mean([float(r['right']) for r in rows if r['kind'] == kind and int(r['tokens']) == n])))
     return (f"Of two texts that differ in one sentence, it picks the right one by a name in that sentence {got('fact', 64)} times in 100 where the sentence stands nearly alone and {got('fact', 8192)} times in 8192 tokens; "
-            f"by who did it to whom {got('straight', 64)} and {got('straight', 8192)} times asked with the names in the same order, {got('turned', 64)} and {got('turned', 8192)} the other way round (`nbs/experiments/long.ipynb`; 50 is chance).")
+            f"by who did it to whom {got('straight', 64)} and {got('straight', 8192)} times asked with the names in the same order, {got('turned', 64)} and {got('turned', 8192)} the other way round (`nbs/experiments/long_texts.ipynb`; 50 is chance).")
 
 def free_cost(): # of leaving out text that is not free
-    at = repo_path('figures','free.csv')
+    at = repo_path('figures','free_text.csv')
     rows = [r for r in read_rows(at) if r['arm'] == 'free text'] if at.exists() else []
     if not rows: return "What that costs in points was not measured."
     def cost(alike):
         g = [r for r in rows if r['task'].startswith(('stsb','sick')) == alike]
         return f"{np.mean([float(r['diff']) for r in g]):+.1f} points, beyond chance on {sum(float(r['high']) < 0 for r in g)} of {len(g)} sets"
-    return f"In the small (`nbs/experiments/free.ipynb`, English and German, {rows[0]['seeds']} seeds) that makes {cost(True)}, of similarity, and {cost(False)}, of retrieval and bitext."
+    return f"In the small (`nbs/experiments/free_text.ipynb`, English and German, {rows[0]['seeds']} seeds) that makes {cost(True)}, of similarity, and {cost(False)}, of retrieval and bitext."
 
 def second(a): # teacher, where the third training has been
     if finished(a) != places(a)[-1]: return ''

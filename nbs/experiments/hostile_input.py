@@ -1,8 +1,8 @@
 #!/usr/bin/env python
-"""Throws hostile input at every door of the library for as long as it is told to, and counts what became of it: figures/fuzz.csv.
+"""Throws hostile input at every door of the library for as long as it is told to, and counts what became of it: figures/hostile_input.csv.
 
-    python nbs/experiments/fuzz.py --seconds 600 --seed 1                  all doors, a minute each or so
-    python nbs/experiments/fuzz.py --seconds 60 --doors rows hub --no-table
+    python nbs/experiments/hostile_input.py --seconds 600 --seed 1                  all doors, a minute each or so
+    python nbs/experiments/hostile_input.py --seconds 60 --doors rows hub --no-table
 
 What is thrown, and the process of its own in which each case runs, is tests/hostile.py; tests/test_fuzz.py throws a few cases of each kind at every test run."""
 import argparse, csv, os, sys, time
@@ -46,7 +46,7 @@ if __name__ == '__main__':
         print(rows[-1], flush=True)
         for what,(n,case) in crashes.items(): print(f"  {n} times: {what}\n    such as {case!r:.2000}", flush=True)
     if not a.no_table:
-        path = ROOT/'figures'/'fuzz.csv'
+        path = ROOT/'figures'/'hostile_input.csv'
         was = {r['target']: r for r in csv.DictReader(path.open(newline=''))} if path.exists() else {}
         table = was | {r['target']: r for r in rows}      # rows of doors that were not asked for stay
         with path.open('w', newline='') as f:
