@@ -204,8 +204,8 @@ HOLDS = dict(list=list, tuple=tuple, generator=lambda xs: (x for x in xs), break
 @st.composite
 def encode_case(draw):
     item = st.one_of(plain, plain, plain, anything, junk, st.sampled_from(range(len(LARGE))).map(lambda i: ('large', i))) if draw(st.booleans()) else plain|anything
-    kw = draw(st.fixed_dictionaries({}, optional=dict(max_length=numbers|st.none()|st.sampled_from(['8',3,7,512]), dim=numbers|st.none()|st.just('8'), batch_tokens=numbers|st.none()|st.just('8'), normalize=st.booleans(),
-         precision=st.sampled_from([None,'fp32','fp32','bf16','fp16','int8',5]), on_long=st.sampled_from(['cut','error','wrap',None]), on_empty=st.sampled_from(['error','keep',0])))) if draw(st.booleans()) else {}
+    kw = draw(st.fixed_dictionaries({}, optional=dict(max_length=numbers|st.none()|st.sampled_from(['8',3,7,512]), truncate_dim=numbers|st.none()|st.just('8'), batch_tokens=numbers|st.none()|st.just('8'), normalize_embeddings=st.booleans(),
+         dtype=st.sampled_from([None,'float32','float32','bfloat16','float16','int8',5]), prompt=st.none()|plain, on_long=st.sampled_from(['cut','error','wrap',None]), on_empty=st.sampled_from(['error','keep',0])))) if draw(st.booleans()) else {}
     return dict(texts=draw(st.lists(item, max_size=5)), how=draw(st.sampled_from(sorted(HOLDS))), kw=kw)
 
 def encode_door(case, folder):
@@ -213,11 +213,11 @@ def encode_door(case, folder):
     xs = [LARGE[t[1]] if isinstance(t, tuple) and t[0] == 'large' else t for t in case['texts']]
     try: v = e.encode(HOLDS[case['how']](xs), **kw)
     finally: assert not e.model.training
-    assert isinstance(v, np.ndarray) and v.dtype == np.float32 and v.shape[-1] == (kw.get('dim') or e.dim) and np.isfinite(v).all(), (v.dtype, v.shape)
+    assert isinstance(v, np.ndarray) and v.dtype == np.float32 and v.shape[-1] == (kw.get('truncate_dim') or e.dim) and np.isfinite(v).all(), (v.dtype, v.shape)
     rows = v if v.ndim == 2 else v[None]
     assert case['how'] in ('one','file','few','many','zero_dim') or len(rows) == len(xs), (len(rows), len(xs))
-    if kw.get('normalize', True): np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-4)
-    if case['how'] == 'list' and kw.get('precision') in (None, 'fp32'):
+    if kw.get('normalize_embeddings', True): np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-4)
+    if case['how'] == 'list' and kw.get('dtype') in (None, 'float32'):
         for t,row in list(zip(xs, rows))[:3]:
             np.testing.assert_allclose(e.encode(t, **kw), row, rtol=0, atol=1e-5*max(1, np.abs(row).max()))
 

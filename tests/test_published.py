@@ -113,7 +113,7 @@ def test_reference_vector(var):
     name,want = REFERENCE[var]
     if not os.environ.get(var): pytest.skip(f"the weights are not here: set {var} to the folder of {name}")
     # computed elsewhere, in float32 or float16
-    assert_close(bilingual_embed.load(os.environ[var], device='cpu').encode("What is Deep Learning?", normalize=False)[:len(want)], np.array(want, np.float32), rtol=0, atol=1e-3)
+    assert_close(bilingual_embed.load(os.environ[var], device='cpu').encode("What is Deep Learning?", normalize_embeddings=False)[:len(want)], np.array(want, np.float32), rtol=0, atol=1e-3)
 
 # ---- the routes
 

@@ -209,7 +209,7 @@ def mix(a):
                 theirs = Published(inner, 8192)
                 inner.forward = lambda input_ids=None, attention_mask=None, **kw: BaseModelOutput(last_hidden_state=theirs(input_ids, attention_mask))
             return lambda: m.encode(texts, show_progress_bar=False)
-        made = dict(ours=lambda: ours, ours_bf16=lambda: lambda: ours(precision='bf16'), st_published=lambda: st(True), st_our_model=lambda: st(False))
+        made = dict(ours=lambda: ours, ours_bf16=lambda: lambda: ours(dtype='bfloat16'), st_published=lambda: st(True), st_our_model=lambda: st(False))
         ways = {k: f() for k,f in made.items() if not a.ways or k in a.ways.split(',')}
         if a.memory:
             before = peak()
