@@ -16,19 +16,21 @@ def slopes(
 )->Tensor:       # (H,) float32, each in 0..1
     "Penalty per token of distance, one a head (Press et al. 2022), in the head order of the published JinaBERT weights"
     if n_heads < 1: raise ValueError(f"n_heads must be at least 1, got {n_heads}")
-    geometric = lambda n: [2**(-8*(i+1)/n) for i in range(n)]
-    n = 2**math.floor(math.log2(n_heads))           # largest power of two that fits
-    return torch.tensor(geometric(n) + geometric(2*n)[0::2][:n_heads-n])
+    def geometric(n): return [2**(-8*(i+1)/n) for i in range(n)]
+    n = 2**math.floor(math.log2(n_heads))               # largest power of two that fits
+    every_other = geometric(2*n)[0::2]
+    return torch.tensor(geometric(n) + every_other[:n_heads-n])
 
 # %% ../../nbs/11_model.alibi.ipynb #437d0590
 def alibi_bias(
     n_heads:int,  # number of heads H, at least 1
     n_tokens:int, # sequence length T in tokens, at least 1
 )->Tensor:        # (H,T,T) float32: 0 on the diagonal, below 0 elsewhere; 3.2 GB at H=12, T=8192
-    "ALiBi penalty for attention scores, symmetric as in JinaBERT; to look at, and for short texts"
+    "ALiBi penalty for attention scores, symmetric as in JinaBERT; for short texts, and to look at"
     if n_tokens < 1: raise ValueError(f"n_tokens must be at least 1, got {n_tokens}")
-    i = torch.arange(n_tokens)                               # (T,)
-    return -slopes(n_heads)[:,None,None] * (i[:,None]-i).abs() # (H,1,1) * (T,T) -> (H,T,T)
+    i = torch.arange(n_tokens)                       # (T,)
+    distance = (i[:,None]-i).abs()                   # (T,T)
+    return -slopes(n_heads)[:,None,None] * distance  # (H,1,1) * (T,T) -> (H,T,T)
 
 # %% ../../nbs/11_model.alibi.ipynb #7b806fa1
 def toeplitz_bias(
@@ -37,5 +39,7 @@ def toeplitz_bias(
     dtype:torch.dtype, # of the queries; computed in float32 and cast once, since bfloat16 cannot count past 256
 )->Tensor:             # (H,T,T) a view of H*(2T-1) numbers; row i' is query T-1-i'
     "The ALiBi bias of queries in reverse order, without the memory of a matrix"
-    x = torch.arange(1-n_tokens, n_tokens, device=slopes.device, dtype=torch.float32).abs()
-    return (-slopes.float()[:,None]*x).to(dtype).as_strided((len(slopes), n_tokens, n_tokens), (2*n_tokens-1, 1, 1))
+    H,T = len(slopes),n_tokens
+    x = torch.arange(1-T, T, device=slopes.device, dtype=torch.float32)  # (2T-1,)
+    r = (-slopes.float()[:,None] * x.abs()).to(dtype)                     # (H,2T-1)
+    return r.as_strided((H, T, T), (2*T-1, 1, 1))
