@@ -138,7 +138,7 @@ def test_what_cannot_be_fetched_is_told_and_the_rest_goes_on(hub, tmp_path, monk
         ready = suite('two', ('de','es'), data=tmp_path)
     assert [t.metadata.name for t in ready] == ['GermanSTSBenchmark']
     (task_folder(ready[0], tmp_path)).rename(tmp_path/'GermanSTSBenchmark'/'another')
-    with pytest.raises(ValueError, match='prepared at revision another, and this MTEB judges'):
+    with pytest.raises(ValueError, match='prepared at revision another, and this MTEB evaluates'):
         suite('two', ('de','es'), data=tmp_path)
 
 KILL = READ.replace("ts = [", """
@@ -209,7 +209,7 @@ def test_the_suite_command(prepared, model_folder, tmp_path, capsys):
     assert go('--model', model_folder, '--out', tmp_path/'out') == 0
     table = (tmp_path/'out'/'leaderboard.csv').read_text()
     said = capsys.readouterr()
-    assert 'STSES/es' in table and '*(published)*' in said.out and model_folder.name in said.out and 'goes on' in said.err
+    assert 'STSES/es' in table and '*(published)*' in said.out and model_folder.name in said.out and 'continues' in said.err
     assert main(['mteb','--suite','STSBenchmark','--langs','en-es','--data',str(prepared),'--model',str(model_folder),'--out',str(tmp_path/'no')]) == 2 and 'STSBenchmark' in capsys.readouterr().err
     assert main(['mteb','--suite','nonsense','--data',str(prepared),'--model',str(model_folder)]) == 2 and 'nonsense' in capsys.readouterr().err
 

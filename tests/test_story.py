@@ -35,7 +35,7 @@ def test_leaves_a_run_folder(ran):
     assert {'fertility','training-align-pretrain','training-pairs-multitask','scores','map'} <= pictures, pictures
     assert all((run/'figures'/f'{p}.csv').exists() for p in pictures)
     with open(run/'scores.csv', newline='', encoding='utf-8') as f: runs = {r['run'] for r in csv.DictReader(f)}
-    assert {'tfidf','bm25','untrained','align','mlm','pairs','multitask'} <= runs
+    assert {'tfidf','bm25','untrained','align','pretrain','pairs','multitask'} <= runs
 
 def test_report_reads_well(ran):
     "No error, no warning, no flood of progress lines, every picture there"
@@ -71,7 +71,7 @@ def test_goes_on_from_a_finished_model(ran, tmp_path):
         got = {(r['run'],r['task'],r['metric']): r['value'] for r in csv.DictReader(f)}
     with open(ran/'run'/'scores.csv', newline='', encoding='utf-8') as f:
         was = {(r['run'],r['task'],r['metric']): r['value'] for r in csv.DictReader(f)}
-    assert {'untrained','pairs','multitask'} <= {k[0] for k in got} and not {'align','mlm'} & {k[0] for k in got}
+    assert {'untrained','pairs','multitask'} <= {k[0] for k in got} and not {'align','pretrain'} & {k[0] for k in got}
     # it begins as the other ended
     assert all(abs(float(got['untrained',*k[1:]]) - float(v)) < 1e-5 for k,v in was.items() if k[0] == 'multitask')
 

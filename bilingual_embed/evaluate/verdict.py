@@ -6,14 +6,15 @@
 __all__ = ['resamples', 'bootstrap', 'compare', 'Verdict', 'verdict', 'plot_scores']
 
 # %% ../../nbs/84_evaluate.verdict.ipynb #7f09bee2
+import html
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-import html
-import matplotlib.pyplot as plt
-import numpy as np
-import pandas as pd
-from ..core.records import Score
+
+import matplotlib.pyplot as plt, numpy as np, pandas as pd
+
 from ..core.plots import COLORS
+from ..core.records import Score
+from .baselines import model_name
 from .tasks import Items
 
 # %% ../../nbs/84_evaluate.verdict.ipynb #a481aed6
@@ -23,33 +24,47 @@ def resamples(
     seed:int=0,     # the same seed and n give the same resamples, so that two models are compared on the same draws
 )->Iterator[np.ndarray]: # blocks (b,n) of float32 weights, each row sums to n
     "Bootstrap resamples as item weights"
-    rng,step = np.random.default_rng(seed),max(1, 2_000_000//n)
-    for b in (min(step, n_boot-i) for i in range(0, n_boot, step)):
-        yield np.bincount((rng.integers(0, n, (b,n)) + n*np.arange(b)[:,None]).ravel(), minlength=b*n).reshape(b,n).astype(np.float32)
+    rng = np.random.default_rng(seed)
+    block = max(1, 2_000_000//n)
+    for done in range(0, n_boot, block):
+        b = min(block, n_boot-done)
+        drawn = rng.integers(0, n, (b,n))
+        flat = (drawn + n*np.arange(b)[:,None]).ravel()          # one count for all rows: row k counts from k*n on
+        yield np.bincount(flat, minlength=b*n).reshape(b,n).astype(np.float32)
 
-def _groups(x): # order that sorts x, and where each group of equal values starts
+def _groups(x): # the order that sorts x, and where each group of equal values starts in it
     order = np.argsort(x, kind='stable')
     s = x[order]
     return order,np.flatnonzero(np.r_[True, s[1:] != s[:-1]])
 
 def _ranks(w, x): # (b,n) mid-ranks of x in each resample, minus their mean
     order,start = _groups(x)
-    g = np.add.reduceat(w[:,order].astype(np.float64), start, axis=1)
-    mid = np.cumsum(g, 1) - g/2 + .5
+    equal = np.add.reduceat(w[:,order].astype(np.float64), start, axis=1)    # weight of each group
+    rank = np.cumsum(equal, 1) - equal/2 + .5
     out = np.empty(w.shape)
-    out[:,order] = np.repeat(mid, np.diff(np.r_[start, len(x)]), axis=1)
+    out[:,order] = np.repeat(rank, np.diff(np.r_[start, len(x)]), axis=1)
     return out - (w.sum(1, keepdims=True)+1)/2
 
 def _spearman(w, gold, cosine):
     a,b = _ranks(w, gold),_ranks(w, cosine)
-    with np.errstate(invalid='ignore', divide='ignore'): return (w*a*b).sum(1)/np.sqrt((w*a*a).sum(1)*(w*b*b).sum(1))
+    ab = (w*a*b).sum(1)
+    aa = (w*a*a).sum(1)
+    bb = (w*b*b).sum(1)
+    with np.errstate(invalid='ignore', divide='ignore'): return ab/np.sqrt(aa*bb)
 
 def _average_precision(w, label, cosine):
     order,start = _groups(-cosine)
-    take = lambda v: np.cumsum(np.add.reduceat(v[:,order].astype(np.float64), start, axis=1), 1)
-    seen,hits = take(w),take(w*label)
+    def up_to_group(v): return np.cumsum(np.add.reduceat(v[:,order].astype(np.float64), start, axis=1), 1)
+    seen = up_to_group(w)
+    hits = up_to_group(w*label)
     with np.errstate(invalid='ignore', divide='ignore'):
-        return np.nansum(np.diff(hits, axis=1, prepend=0)/hits[:,-1:]*hits/seen, 1)
+        recall_gain = np.diff(hits, axis=1, prepend=0)/hits[:,-1:]
+        return np.nansum(recall_gain*hits/seen, 1)
+
+def _weighted_score(kind, values, w): # (b,) the metric for each row of weights
+    if kind == 'STS': return _spearman(w, *values.T)
+    if kind == 'PairClassification': return _average_precision(w, *values.T)
+    return w@values/len(values)
 
 def bootstrap(
     items:Items,
@@ -59,91 +74,130 @@ def bootstrap(
     "The score on tests drawn anew"
     v = items.values
     if items.kind == 'Clustering': return v
-    f = dict(STS=lambda w: _spearman(w, *v.T), PairClassification=lambda w: _average_precision(w, *v.T)).get(items.kind, lambda w: w@v/len(v))
-    return np.concatenate([f(w) for w in resamples(len(v), n_boot, seed)])
+    return np.concatenate([_weighted_score(items.kind, v, w) for w in resamples(len(v), n_boot, seed)])
 
 # %% ../../nbs/84_evaluate.verdict.ipynb #fc461a05
+def _interval(a, b, n_boot, level, seed): # of the difference of two scores
+    d = bootstrap(a, n_boot, seed) - bootstrap(b, n_boot, seed)
+    if a.kind != 'Clustering': return np.nanquantile(d, [(1-level)/2, (1+level)/2])
+
+    n = len(d)                                 # 10 resamples are too few for quantiles
+    half = 1.96*d.std(ddof=1)*np.sqrt(n/(n-1))
+    middle = a.score() - b.score()
+    return middle-half, middle+half
+
 def compare(
     a:Items,         # the model in question
-    b:Items,         # the one it is held against, on the same test set
+    b:Items,         # the one it is compared with, on the same test set
     n_boot:int=1000, # ours: the interval's ends then move by about a tenth of its width from seed to seed
     level:float=.95,
     seed:int=0,
-)->dict:             # task, n, run, against, value, other, diff, low, high (all x 1), verdict: better, worse, no difference
+)->dict:             # task, n, run, against, value, other, diff, low, high, verdict: better, worse, no difference
     "Is a better than b? Paired bootstrap over test items"
     if (a.task,a.data,a.values.shape) != (b.task,b.data,b.values.shape):
-        raise ValueError(f"cannot compare {a.run} on {a.task} ({len(a.values)} items, data {a.data}) with {b.run} on {b.task} ({len(b.values)} items, data {b.data}); judge both on the same test set")
-    d,point = bootstrap(a, n_boot, seed)-bootstrap(b, n_boot, seed),a.score()-b.score()
-    if a.kind == 'Clustering':
-        half = 1.96*d.std(ddof=1)*(np.sqrt(len(d)/(len(d)-1)))
-        low,high = point-half,point+half
-    else: low,high = np.nanquantile(d, [(1-level)/2, (1+level)/2])
+        raise ValueError(f"cannot compare {a.run} on {a.task} ({len(a.values)} items, data {a.data}) with {b.run} on "
+                         f"{b.task} ({len(b.values)} items, data {b.data}); evaluate both on the same test set")
+    low,high = (float(x) for x in _interval(a, b, n_boot, level, seed))
     word = 'better' if low > 0 else 'worse' if high < 0 else 'no difference'
-    return dict(task=a.task, n=a.n, run=a.run, against=b.run, value=a.score(), other=b.score(), diff=point, low=float(low), high=float(high), verdict=word)
+    return dict(task=a.task, n=a.n, run=a.run, against=b.run, value=a.score(), other=b.score(),
+                diff=a.score()-b.score(), low=low, high=high, verdict=word)
 
 # %% ../../nbs/84_evaluate.verdict.ipynb #1f9020c9
 def _points(x): return f'{100*x:+.1f}'
+
+_BETTER = {'better': 'better than', 'worse': 'worse than', 'no difference': 'not better than'}
+_COUNTED = {'no difference': 'no different on', 'worse': 'worse on'}
 
 @dataclass
 class Verdict:
     "Comparisons of a run, shown as a table and a line"
     table:pd.DataFrame # one row a task and comparison: the keys of compare
-    final:str          # the run judged
-    against:list[str]  # what it is held against, in order
+    final:str          # the run in question
+    against:list[str]  # what it is compared with, in order
+
+    def _of_final(self): return self.table[self.table.run == self.final]
+    def _by_task(self): return self._of_final().groupby('task', sort=False)
+
     @property
     def short(self)->pd.DataFrame: # one row a task
-        "Final score and its differences to the others in points, with intervals"
+        "Final score and its differences from the others in points, with intervals"
         out = []
-        for task,g in self.table[self.table.run == self.final].groupby('task', sort=False):
-            row = {'task':task, 'n':int(g.n.iloc[0]), self.final:f'{100*g.value.iloc[0]:.1f}'}
-            by = {r.against:r for r in g.itertuples()}
-            for o in self.against:
-                row[f'against {o}'] = f'{by[o].verdict} {_points(by[o].diff)} [{_points(by[o].low)}, {_points(by[o].high)}]' if o in by else ''
+        for task,g in self._by_task():
+            row = {'task':task, 'n':int(g.n.iloc[0]), model_name(self.final):f'{100*g.value.iloc[0]:.1f}'}
+            found = {}
+            for r in g.itertuples():
+                found[r.against] = f'{r.verdict} {_points(r.diff)} [{_points(r.low)}, {_points(r.high)}]'
+            row |= {f'against {model_name(o)}':found.get(o, '') for o in self.against}
             out.append(row)
         return pd.DataFrame(out)
+
     @property
     def words(self)->list[str]: # one sentence a task
         "The verdict on each task"
-        say = dict(better='better than {}', worse='worse than {}')
-        return [f"{task}: {self.final} {100*g.value.iloc[0]:.1f}, " + '; '.join(f"{say.get(r.verdict, 'not better than {}').format(r.against)} ({_points(r.diff)}, 95 % {_points(r.low)} to {_points(r.high)})" for r in g.itertuples()) + f"; n = {g.n.iloc[0]}"
-                for task,g in self.table[self.table.run == self.final].groupby('task', sort=False)]
+        out = []
+        for task,g in self._by_task():
+            said = [f"{_BETTER[r.verdict]} {model_name(r.against)} "
+                    f"({_points(r.diff)}, 95 % {_points(r.low)} to {_points(r.high)})" for r in g.itertuples()]
+            value,n = 100*g.value.iloc[0],g.n.iloc[0]
+            out.append(f"{task}: {model_name(self.final)} {value:.1f}, {'; '.join(said)}; n = {n}")
+        return out
+
     @property
     def line(self)->str: # the closing line
         "The verdict on the run"
-        t,parts = self.table[self.table.run == self.final],[]
+        parts = []
         for o in self.against:
-            g = t[t.against == o]
-            by = {v:list(g.task[g.verdict == v]) for v in ('better','no difference','worse')}
-            rest = [f"{w} on {len(by[v])} ({', '.join(by[v])})" for v,w in (('no difference','no different'),('worse','worse')) if by[v]]
-            parts.append(f"better than {o} on {len(by['better'])} of {len(g)} tasks" + ''.join(f', {r}' for r in rest))
-        return f"{self.final} is " + '; '.join(parts) + '.'
+            g = self._of_final()
+            g = g[g.against == o]
+            said = f"better than {model_name(o)} on {(g.verdict == 'better').sum()} of {len(g)} tasks"
+            for v,counted in _COUNTED.items():
+                tasks = list(g.task[g.verdict == v])
+                if tasks: said += f", {counted} {len(tasks)} ({', '.join(tasks)})"
+            parts.append(said)
+        return f"{model_name(self.final)} is {'; '.join(parts)}."
+
     def __str__(self): return '\n'.join([*self.words, self.line])
     __repr__ = __str__
     def _repr_html_(self): return self.short.to_html(index=False, border=0) + f'<p>{html.escape(self.line)}</p>'
 
 def verdict(
     items:Sequence[Items],      # of all runs, from evaluate_items or load_items
-    stages:Sequence[str],       # runs in order of training: ("untrained", "mlm", "pairs", "multitask"); the last is judged
+    stages:Sequence[str],       # runs in order of training, such as ("untrained", "pairs", "multitask"); the last is judged
     baselines:Sequence[str]=('tfidf','bm25'), # runs of other models; those without items are left out
     n_boot:int=1000,
     seed:int=0,
 )->Verdict:                     # str() or display it; .table has all numbers
     "Better or not, per task, than the stage before, the first stage and the baselines"
-    runs = {}
+    runs = {}                   # run -> task -> items
     for i in items: runs.setdefault(i.run, {})[i.task] = i
+    baselines = [b for b in baselines if b in runs]
     if missing := [s for s in stages if s not in runs]:
-        raise ValueError(f"no items of {', '.join(missing)}; there are items of {', '.join(runs) or 'no run'}: judge these stages with evaluate first")
-    if len(stages)+sum(b in runs for b in baselines) < 2:
-        raise ValueError("nothing to compare with: name a stage before the last, or a baseline that was judged")
-    final = stages[-1]
-    held = list(dict.fromkeys([*stages[-2:-1], *stages[:1][:len(stages)-1], *(b for b in baselines if b in runs and b != final)]))
-    pairs = [(a,b) for b,a in zip(stages, stages[1:])] + [(final,o) for o in held]
-    rows = [compare(i, runs[b][task], n_boot, seed=seed) for a,b in dict.fromkeys(pairs) for task,i in runs[a].items() if task in runs[b]]
-    if not rows: raise ValueError(f"{final} and {', '.join(held)} were judged on no common test set")
-    return Verdict(pd.DataFrame(rows), final, held)
+        raise ValueError(f"no items of {', '.join(missing)}; there are items of {', '.join(runs) or 'no run'}: "
+                         "run evaluate on these stages first")
+    if len(stages)+len(baselines) < 2:
+        raise ValueError("nothing to compare with: name a stage before the last, or a baseline that was evaluated")
+
+    *earlier,final = stages
+    against = list(dict.fromkeys([*earlier[-1:], *earlier[:1], *(b for b in baselines if b != final)]))
+    each_with_the_one_before = [(a,b) for b,a in zip(stages, stages[1:])]
+    pairs = dict.fromkeys(each_with_the_one_before + [(final,o) for o in against])
+    rows = []
+    for a,b in pairs:
+        common = [task for task in runs[a] if task in runs[b]]
+        rows += [compare(runs[a][task], runs[b][task], n_boot, seed=seed) for task in common]
+    if not rows: raise ValueError(f"{final} and {', '.join(against)} were evaluated on no common test set")
+    return Verdict(pd.DataFrame(rows), final, against)
 
 # %% ../../nbs/84_evaluate.verdict.ipynb #5565226e
 _MARKS = ['|','x','d','^','s','P','*','v']
+
+def _ahead(value, final, others, tasks): # the title: how many tasks the final model leads, compared with the best rival
+    common = {o:[t for t in tasks if (o,t) in value] for o in others}
+    def wins(o): return sum(value[o,t].value > value[final,t].value for t in common[o])
+    best = max(others, key=wins, default=None)
+    if best is None: return f'{model_name(final)}: scores by stage'
+    leads = sum(value[final,t].value > value[best,t].value for t in common[best])
+    return f'{model_name(final)} is ahead of {model_name(best)} on {leads} of {len(common[best])} tasks'
 
 def plot_scores(
     scores:Sequence[Score],       # of all runs; the first metric of a task counts
@@ -151,29 +205,36 @@ def plot_scores(
     others:Sequence[str]=('tfidf','bm25'), # baselines and peers, drawn as marks; those without scores are left out
     title:str='',                 # "" says on how many tasks the last stage is ahead of the best rival
 )->tuple[plt.Figure,list[dict]]:  # the figure and its rows, for save_figure
-    "Scores by stage against baselines, one line a task"
-    value = {}
+    "Scores by stage and of the baselines, one line a task"
+    value = {}                    # (run, task) -> Score
     for s in scores: value.setdefault((s.run,s.task), s)
-    runs = {r for r,_ in value}
+    runs = {run for run,_ in value}
     if missing := [s for s in stages if s not in runs]:
-        raise ValueError(f"no scores of {', '.join(missing)}; there are scores of {', '.join(sorted(runs)) or 'no run'}")
+        raise ValueError(f"no scores of {', '.join(missing)}; "
+                         f"there are scores of {', '.join(sorted(runs)) or 'no run'}")
     others,final = [o for o in others if o in runs],stages[-1]
     tasks = [t for t in dict.fromkeys(t for _,t in value) if (final,t) in value]
-    ranked = {o:[t for t in tasks if (o,t) in value] for o in others}
-    best = max(others, key=lambda o: sum(value[o,t].value > value[final,t].value for t in ranked[o]), default=None)
-    prefetch = title or (f"{final} is ahead of {best} on {sum(value[final,t].value > value[best,t].value for t in ranked[best])} of {len(ranked[best])} tasks" if best else f"{final}: scores by stage")
+
     fig,ax = plt.subplots(figsize=(7.5, 1.5+.33*len(tasks)))
-    y = {t:-i for i,t in enumerate(tasks)}
+    def points(run): # x and y of a run's marks
+        lines = [i for i,t in enumerate(tasks) if (run,t) in value]
+        return [100*value[run,tasks[i]].value for i in lines], [-i for i in lines]
+    for i,t in enumerate(tasks):
+        x = [100*value[s,t].value for s in stages if (s,t) in value]
+        ax.plot([min(x),max(x)], [-i,-i], color='0.75', lw=2, zorder=1)
     shades = plt.get_cmap('Blues')(np.linspace(.35, 1, len(stages))) if len(stages) > 1 else [COLORS[0]]
-    for t in tasks:
-        line = [100*value[s,t].value for s in stages if (s,t) in value]
-        ax.plot([min(line),max(line)], [y[t]]*2, color='0.75', lw=2, zorder=1)
-    for s,c in zip(stages, shades):
-        here = [t for t in tasks if (s,t) in value]
-        ax.scatter([100*value[s,t].value for t in here], [y[t] for t in here], color=c, s=52, zorder=3, label=s, edgecolor='white', linewidth=.6)
-    for o,m,c in zip(others, _MARKS, COLORS[1:]):
-        ax.scatter([100*value[o,t].value for t in ranked[o]], [y[t] for t in ranked[o]], marker=m, color=c, s=90 if m == '|' else 42, linewidth=2.2 if m in '|x' else .8, zorder=4, label=o)
-    ax.set(yticks=list(y.values()), yticklabels=tasks, xlabel='score (x 100)', title=prefetch, xlim=(min(0, *(100*v.value-2 for v in value.values())), 101), ylim=(-len(tasks)+.4, .6))
-    ax.legend(loc='upper center', bbox_to_anchor=(.4, -.9/(1+.33*len(tasks))), ncols=min(5, len(stages)+len(others)))
-    rows = [dict(task=t, run=r, metric=value[r,t].metric, value=value[r,t].value, n=value[r,t].n) for t in tasks for r in (*stages, *others) if (r,t) in value]
+    for s,color in zip(stages, shades):
+        x,y = points(s)
+        ax.scatter(x, y, color=color, s=52, zorder=3, label=model_name(s), edgecolor='white', linewidth=.6)
+    for o,mark,color in zip(others, _MARKS, COLORS[1:]):
+        x,y = points(o)
+        size,width = 90 if mark == '|' else 42, 2.2 if mark in '|x' else .8
+        ax.scatter(x, y, color=color, s=size, zorder=4, label=model_name(o), marker=mark, linewidth=width)
+
+    lowest = min(0, *(100*s.value-2 for s in value.values()))
+    ax.set(yticks=range(0, -len(tasks), -1), yticklabels=tasks, xlabel='score (x 100)', xlim=(lowest, 101),
+           ylim=(-len(tasks)+.4, .6), title=title or _ahead(value, final, others, tasks))
+    ax.legend(loc='upper center', bbox_to_anchor=(.4, -.9/(1+.33*len(tasks))), ncols=min(3, len(stages)+len(others)))
+    drawn = [value[r,t] for t in tasks for r in (*stages, *others) if (r,t) in value]
+    rows = [dict(task=s.task, run=s.run, metric=s.metric, value=s.value, n=s.n) for s in drawn]
     return fig,rows
