@@ -7,10 +7,10 @@ __all__ = ['STAGES', 'SCALES', 'TextRecipe', 'TokenizerRecipe', 'ModelRecipe', '
            'fingerprint', 'recipe_json', 'recipe_from_json']
 
 # %% ../../nbs/33_core.recipes.ipynb #ae49af99
-from dataclasses import asdict, dataclass, fields, replace
 import hashlib, json, math
+from dataclasses import asdict, dataclass, fields
 
-from .records import KINDS, LANGUAGES, split_langs
+from .records import KINDS, split_langs
 
 # %% ../../nbs/33_core.recipes.ipynb #8799be7f
 @dataclass(frozen=True)
@@ -19,16 +19,16 @@ class TextRecipe:
     source:str          # auto, sample, debian, hub, or a folder in the layout of data/README.md
     mlm_chars:int       # characters of documents per language for MLM, at most
     pair_rows:int       # pairs per data set and language combination, at most
-    held_out:int        # pairs per cross-lingual data set kept apart for judging
+    held_out:int        # pairs per cross-lingual data set kept apart for evaluation
     ratio:float         # characters of the target language for each English one
-    parallel:float      # share of MLM sequences made of translations side by side, so that one language helps to guess the other
+    parallel:float      # share of MLM sequences that are translations side by side, so that languages help each other
     alpha:float         # a task with n rows is drawn in proportion to n**alpha
     cross:float         # share of the pair batches whose two texts are in different languages
 
 @dataclass(frozen=True)
 class TokenizerRecipe:
     "One vocabulary for two languages (paper section 3.1)"
-    vocab_size:int      # entries, the five special tokens and 256 bytes among them
+    vocab_size:int      # entries, including five special tokens and 256 bytes
     chars:int           # characters per language to learn merges from
 
 @dataclass(frozen=True)
@@ -41,36 +41,36 @@ class ModelRecipe:
     hidden_dropout_prob:float
     attention_probs_dropout_prob:float
     initializer_range:float           # standard deviation of the initial weights
-    qk_norm:bool                      # LayerNorm on queries and keys, as the Spanish model has
+    qk_norm:bool                      # LayerNorm on queries and keys, as in the Spanish model
     max_position_embeddings:int       # tokens a text may have; ALiBi itself sets no limit
 
 @dataclass(frozen=True)
 class StageRecipe:
     "One training stage; the four stages differ only in these numbers and their tasks"
-    steps:int           # optimiser steps
-    batch_size:int      # rows in a global batch: sequences (mlm), pairs, scored pairs; a row is 1 + 1 + negatives texts for triplets
-    max_tokens:int      # longest sequence; longer texts are cut
-    lr:float            # peak learning rate
-    warmup_steps:int          # steps of linear rise from 0 to lr; then linear fall to 0 at `steps`
-    temperature:float           # InfoNCE temperature; not used by mlm and by the correlation losses
-    mlm_probability:float     # share of tokens masked; only used by mlm
-    negatives:int       # hard negatives per triplet row
-    mini_batch_tokens:int            # padded tokens computed at once in a process; a larger batch goes through in pieces, with the same gradient (GradCache)
-    gradient_accumulation_steps:int      # micro-batches per step; each has batch_size rows, and contrastive losses see one micro-batch at a time
+    steps:int                         # optimiser steps
+    batch_size:int                    # rows in a global batch; a row has 1 text, 2, or for triplets 2 + negatives
+    max_tokens:int                    # longest sequence; longer texts are cut
+    lr:float                          # peak learning rate
+    warmup_steps:int                  # steps of linear rise from 0 to lr; then linear fall to 0 at `steps`
+    temperature:float                 # of InfoNCE; not used by mlm and by the correlation losses
+    mlm_probability:float             # share of tokens masked; only used by mlm
+    negatives:int                     # hard negatives per triplet row
+    mini_batch_tokens:int             # padded tokens a process computes at once; larger batches go in pieces (GradCache)
+    gradient_accumulation_steps:int   # micro-batches of batch_size rows per step; contrastive losses see one at a time
     weights:tuple[tuple[str,float],...] # chance of each task kind to fill a batch; only ratios matter
-    betas:tuple[float,float]
-    eps:float
-    weight_decay:float  # not applied to biases, LayerNorms and embeddings' LayerNorm
-    max_grad_norm:float          # gradient norm is cut to this; 0 cuts nothing
-    precision:str       # fp32, bf16 or fp16
-    save_steps:int      # steps between checkpoints
+    betas:tuple[float,float]          # of AdamW
+    eps:float                         # of AdamW
+    weight_decay:float                # not applied to biases, LayerNorms and the embeddings' LayerNorm
+    max_grad_norm:float               # larger gradient norms are scaled down to this; 0 turns it off
+    precision:str                     # fp32, bf16 or fp16
+    save_steps:int                    # steps between checkpoints
 
 @dataclass(frozen=True)
 class Recipe:
     "Every number of a run"
-    scale:str
-    langs:tuple[str,str] # English first, then the target language
-    seed:int             # the only source of randomness
+    scale:str             # sample, cpu, small or base
+    langs:tuple[str,str]  # English first, then the target language
+    seed:int              # the only source of randomness
     text:TextRecipe
     tokenizer:TokenizerRecipe
     model:ModelRecipe
@@ -81,82 +81,340 @@ class Recipe:
 
 STAGES = ('align', 'pretrain', 'pairs', 'multitask')
 
-# %% ../../nbs/33_core.recipes.ipynb #a64bfa44
-_v2m = 'v2, recalled'
-_BASE = dict(
-    text=dict(source=('hub', "paper: CulturaX, Wikipedia, OPUS; pairs and triplets of sections 3.2 and 3.3"),
-              mlm_chars=(600_000_000_000, "ours: paper's 256 B tokens at about 4.5 characters, half per language, one pass"),
-              pair_rows=(100_000_000, "ours: no cap in effect; the paper has 211 M German, 111 M Spanish, 518 M English pairs"),
-              held_out=(2000, "ours: 95 % interval of an accuracy under 2.2 points"),
-              ratio=(1., "paper section 3.1: equal numbers of documents"), parallel=(.1, "ours; the paper has OPUS among its MLM corpora and gives no share"), alpha=(.7, "mGTE and XLM lineage use 0.3 to 0.7; the paper gives none"),
-              cross=(.025, "paper section 3.2: 97.5 % of the pairs are in one language")),
-    tokenizer=dict(vocab_size=(61_056, "config (paper section 3.1: the monolingual 30,528 doubled)"),
-                   chars=(2_000_000_000, "ours: merges no longer change; the paper gives none")),
-    model=dict(hidden_size=(768,'config'), num_hidden_layers=(12,'config'), num_attention_heads=(12,'config'), intermediate_size=(3072,'config'),
-               hidden_dropout_prob=(.1,'config'), attention_probs_dropout_prob=(0., "config of -es and -en; -de says 0.1, which its code ignored at the time"),
-               initializer_range=(.02,'config of -de'), qk_norm=(False, 'config of -de'), max_position_embeddings=(8192,'paper')),
-    align=dict(steps=(0, "paper has no such stage"), batch_size=(4096,'unused'), max_tokens=(64,'unused'), lr=(1e-2,'unused'), warmup_steps=(0,'unused'),
-               temperature=(.05,'unused'), weights=((('pairs',1.),),'unused')),
-    pretrain=dict(steps=(122_000, "ours: paper's 256 B tokens over 4096 x 512"), batch_size=(4096,_v2m), max_tokens=(512,'v2 section 3'),
-                  lr=(6e-4,_v2m), warmup_steps=(10_000,_v2m), mlm_probability=(.3,'v2 section 3: 30 % of tokens, whole words, 80/10/10'), weights=((('mlm',1.),),'paper section 3.1')),
-    pairs=dict(steps=(60_000, 'jina-v3 (the paper gives none)'), batch_size=(16_384, 'jina-v3'), max_tokens=(192, 'jina-v3'), lr=(3e-5,'jina-v3'),
-               warmup_steps=(1000, "ours: 2 % of the steps"), temperature=(.05, 'v2, recalled; jina-v3'), weights=((('pairs',1.),), 'paper section 3.2')),
-    multitask=dict(steps=(20_000,'jina-v3 retrieval adapter'), batch_size=(128,'jina-v3 retrieval adapter'), max_tokens=(512,"ours; the paper gives none"),
-                   lr=(1e-5,"ours: below stage 2"), warmup_steps=(400,"ours: 2 % of the steps"), temperature=(.05,'jina-v3'), negatives=(15,'v2'),
-                   weights=((('triplets',3.),('scored',1.),('labelled',.5),('pairs',1.)), "ours; the paper gives none")),
-    every=dict(temperature=(.05,'unused'), mlm_probability=(.3,'unused'), negatives=(0,'unused'), mini_batch_tokens=(65_536, "ours: for 80 GB of GPU memory at base size, planned, not measured"), gradient_accumulation_steps=(1,'ours'), betas=((.9,.98),_v2m), eps=(1e-6,_v2m), weight_decay=(.01,_v2m),
-               max_grad_norm=(1., "ours: guards the early steps"), precision=('bf16', "v2: FP16 for base, BF16 for large; BF16 needs no loss scaling"), save_steps=(1000,'ours')))
+_PARTS = dict(text=TextRecipe, tokenizer=TokenizerRecipe, model=ModelRecipe) | {n: StageRecipe for n in STAGES}
 
-_CHANGES = dict(
-    base={},
-    small=dict(
-        text=dict(source=('auto','ours'), mlm_chars=(150_000_000,"ours: all that the debian source has"), pair_rows=(400_000,'ours'), cross=(.5, 'ours, as cpu'), held_out=(500,'ours')),
-        tokenizer=dict(vocab_size=(32_000,"ours: half of base at an eighth of its width"), chars=(60_000_000,'ours')),
-        model=dict(hidden_size=(384,'MiniLM width'), num_hidden_layers=(8,'ours'), num_attention_heads=(6,'heads of 64 as in base'), intermediate_size=(1536,'4 x width as in base')),
-        align=dict(steps=(3000,"ours: see cpu"), batch_size=(2048,'ours'), max_tokens=(64,'ours'), lr=(5e-3,'ours'), warmup_steps=(50,'ours'), temperature=(.05,'as stage 2')),
-        pretrain=dict(steps=(12_000,"ours: 390 M tokens, planned for 12 minutes of one H100, not yet measured"), batch_size=(256,'ours'), max_tokens=(128,"ours: short first"), lr=(1e-3,'v2 small, recalled'), warmup_steps=(500,'ours'),
-                      weights=((('mlm',1.),),'paper')),
-        pairs=dict(steps=(6000,'ours, not yet measured'), batch_size=(2048,"ours"), max_tokens=(96,'ours'), lr=(3e-4,"ours: trained briefly, so higher than base"), warmup_steps=(200,'ours')),
-        multitask=dict(steps=(1500,'ours, not yet measured'), batch_size=(256,'ours'), max_tokens=(192,'ours'), lr=(5e-5,'ours'), warmup_steps=(50,'ours'), negatives=(7,'survey median (NV-Retriever)')),
-        every=dict(save_steps=(500,'ours'), mini_batch_tokens=(262_144, "ours: for 80 GB of GPU memory at this size, planned, not measured"))),
-    cpu=dict(
-        text=dict(source=('auto','ours'), mlm_chars=(5_000_000,"ours: one pass of what fits into the time"), pair_rows=(25_000,"ours: more is not reached in the time"), cross=(.6, "ours: both languages are new to the model, so they must be joined first"), held_out=(500,'ours')),
-        tokenizer=dict(vocab_size=(16_000,"ours: a large output layer costs most of a short run"), chars=(8_000_000,'ours')),
-        model=dict(hidden_size=(256,'ours'), num_hidden_layers=(4,'ours'), num_attention_heads=(4,'heads of 64 as in base'), intermediate_size=(1024,'4 x width as in base')),
-        align=dict(steps=(600,"ours: a minute, after which Tatoeba stands near 75"), batch_size=(512,'ours'), max_tokens=(48,'ours'), lr=(1e-2,'ours'), warmup_steps=(20,'ours'), temperature=(.05,'as stage 2')),
-        pretrain=dict(steps=(120,"ours: two minutes"), batch_size=(48,'ours'), max_tokens=(128,'ours'), lr=(1e-3,'v2 small, recalled'), warmup_steps=(20,'ours'),
-                      weights=((('mlm',2.),('pairs',1.)), "ours: MLM alone for so short a time undoes stage 0 (Tatoeba 75 to 45, German XQuAD 56 to 23); with pairs between it stays, and stage 2 ends 1 to 4 points higher: nbs/experiments/LOG.md")),
-        pairs=dict(steps=(240,"ours: four minutes"), batch_size=(160,"ours: 192 took 6 GB"), max_tokens=(64,'ours'), lr=(3e-4,'ours'), warmup_steps=(30,'ours')),
-        multitask=dict(steps=(120,"ours: two minutes"), batch_size=(48,'ours'), max_tokens=(96,'ours'), lr=(1e-4,'ours'), warmup_steps=(10,'ours'), negatives=(3,'ours: more cost time in proportion'),
-                       weights=((('triplets',2.),('scored',2.),('labelled',.5),('pairs',2.)), "ours: pairs keep the languages together while one-language triplets train")),
-        every=dict(save_steps=(50,"ours: about half a minute of work"), mini_batch_tokens=(32_768, "ours: every batch of this recipe at once, in 3 GB"))),
-    sample=dict(
-        text=dict(source=('sample','ours'), mlm_chars=(1_000_000,'ours: all of it'), pair_rows=(10_000,'ours'), cross=(.6,'as cpu'), held_out=(100,'ours')),
-        tokenizer=dict(vocab_size=(2000,"ours: what the sample supports"), chars=(1_000_000,'ours')),
-        model=dict(hidden_size=(64,'ours'), num_hidden_layers=(2,'ours'), num_attention_heads=(2,'ours'), intermediate_size=(256,'4 x width as in base')),
-        align=dict(steps=(60,'ours'), batch_size=(64,'ours'), max_tokens=(64,'ours'), lr=(1e-2,'ours'), warmup_steps=(5,'ours'), temperature=(.05,'as stage 2')),
-        pretrain=dict(steps=(60,'ours'), batch_size=(16,'ours'), max_tokens=(128,'ours'), lr=(1e-3,'ours'), warmup_steps=(5,'ours')),
-        pairs=dict(steps=(40,'ours'), batch_size=(32,'ours'), max_tokens=(96,'ours'), lr=(1e-3,'ours'), warmup_steps=(5,'ours')),
-        multitask=dict(steps=(40,'ours'), batch_size=(16,'ours'), max_tokens=(96,'ours'), lr=(3e-4,'ours'), warmup_steps=(5,'ours'), negatives=(1,'the sample has one per question')),
-        every=dict(save_steps=(20,'ours'), precision=('fp32', "ours: equal on every CPU generation"))))
+# %% ../../nbs/33_core.recipes.ipynb #c9bb7c8b
+_ABOVE_0 = math.ulp(0.)             # the smallest float above 0
+_BELOW_1 = math.nextafter(1., 0.)   # the largest float below 1
+_ANY     = math.inf
+_COUNT   = (1, 2**31-1, 'above 0 and below 2**31')
+_COUNT_0 = (0, 2**31-1, 'at least 0 and below 2**31')
+
+_BOUNDS = dict(                     # field -> lowest, highest, and the two in words
+    mlm_chars                    = (0, _ANY, 'at least 0'),
+    pair_rows                    = (0, _ANY, 'at least 0'),
+    held_out                     = (0, _ANY, 'at least 0'),
+    ratio                        = (_ABOVE_0, _ANY, 'above 0'),
+    parallel                     = (0, _BELOW_1, 'a share, from 0 to below 1'),
+    cross                        = (_ABOVE_0, 1, 'a share, above 0 and at most 1'),
+
+    vocab_size                   = (300, _ANY, 'at least 300: 256 bytes and 5 special tokens come first'),
+    chars                        = (1, _ANY, 'above 0'),
+
+    hidden_size                  = _COUNT,
+    num_hidden_layers            = _COUNT,
+    num_attention_heads          = _COUNT,
+    intermediate_size            = _COUNT,
+    max_position_embeddings      = _COUNT,
+    hidden_dropout_prob          = (0, _BELOW_1, 'a share, from 0 to below 1'),
+    attention_probs_dropout_prob = (0, _BELOW_1, 'a share, from 0 to below 1'),
+    initializer_range            = (_ABOVE_0, _ANY, 'above 0'),
+
+    steps                        = _COUNT_0,
+    batch_size                   = _COUNT,
+    max_tokens                   = (1, _ANY, 'above 0'),
+    lr                           = (_ABOVE_0, _ANY, 'above 0'),
+    warmup_steps                 = (0, _ANY, 'at least 0'),
+    temperature                  = (_ABOVE_0, _ANY, 'above 0'),
+    mlm_probability              = (_ABOVE_0, _BELOW_1, 'between 0 and 1'),
+    negatives                    = _COUNT_0,
+    mini_batch_tokens            = _COUNT,
+    gradient_accumulation_steps  = _COUNT,
+    eps                          = (_ABOVE_0, _ANY, 'above 0'),
+    weight_decay                 = (0, _ANY, 'at least 0'),
+    max_grad_norm                = (0, _ANY, 'at least 0'),
+    save_steps                   = (1, _ANY, 'above 0'))
+
+def _check_bounds(part, name): # each number of a part on its own
+    for field,(lowest,highest,words) in _BOUNDS.items():
+        value = getattr(part, field, lowest)
+        if not lowest <= value <= highest: raise ValueError(f"{name}: {field} is {value}; it must be {words}")
+
+def _check_stage(stage, name, model): # what a table of bounds cannot say about a stage
+    if stage.precision not in ('fp32','bf16','fp16'):
+        raise ValueError(f"{name}: precision {stage.precision!r} is not fp32, bf16 or fp16")
+    if len(stage.betas) != 2 or not all(0 <= b < 1 for b in stage.betas):
+        raise ValueError(f"{name}: betas {stage.betas} must be two numbers from 0 to below 1")
+    known = all(kind in KINDS and weight >= 0 for kind,weight in stage.weights)
+    if not known or not sum(weight for _,weight in stage.weights) > 0:
+        kinds = ', '.join(KINDS)
+        raise ValueError(f"{name}: weights {dict(stage.weights)} must be shares, not all 0, of the kinds {kinds}")
+    if stage.max_tokens > model.max_position_embeddings:
+        raise ValueError(f"{name}: max_tokens {stage.max_tokens} is beyond the model's {model.max_position_embeddings}")
+
+def _check(r:Recipe): # refuse numbers that would fail later, or train nonsense
+    for name in _PARTS: _check_bounds(getattr(r, name), name)
+    for name in STAGES: _check_stage(getattr(r, name), name, r.model)
+
+    if not r.text.source.strip():
+        raise ValueError("text: source is empty; name auto, sample, debian, hub or a folder")
+    width,heads = r.model.hidden_size,r.model.num_attention_heads
+    if width % heads: raise ValueError(f"model: hidden_size {width} does not divide by num_attention_heads {heads}")
+
+# %% ../../nbs/33_core.recipes.ipynb #a64bfa44
+_V2 = 'v2, recalled'
+
+_BASE = dict(   # a field a line  # chkstyle: ignore
+    text=dict(
+        source=('hub', "paper: CulturaX, Wikipedia, OPUS; pairs and triplets of sections 3.2 and 3.3"),
+        mlm_chars=(600_000_000_000, "ours: paper's 256 B tokens at about 4.5 characters, half per language, one pass"),
+        pair_rows=(100_000_000, "ours: no effective cap; the paper has 211 M German, 111 M Spanish, 518 M English pairs"),
+        held_out=(2000, "ours: 95 % interval of an accuracy under 2.2 points"),
+        ratio=(1., "paper section 3.1: equal numbers of documents"),
+        parallel=(.1, "ours; the paper has OPUS among its MLM corpora and gives no share"),
+        alpha=(.7, "mGTE and XLM lineage use 0.3 to 0.7; the paper gives none"),
+        cross=(.025, "paper section 3.2: 97.5 % of the pairs are in one language")),
+    tokenizer=dict(
+        vocab_size=(61_056, "config (paper section 3.1: the monolingual 30,528 doubled)"),
+        chars=(2_000_000_000, "ours: merges no longer change; the paper gives none")),
+    model=dict(
+        hidden_size=(768, "config"),
+        num_hidden_layers=(12, "config"),
+        num_attention_heads=(12, "config"),
+        intermediate_size=(3072, "config"),
+        hidden_dropout_prob=(.1, "config"),
+        attention_probs_dropout_prob=(0., "config of -es and -en; -de says 0.1, which its code ignored at the time"),
+        initializer_range=(.02, "config of -de"),
+        qk_norm=(False, "config of -de"),
+        max_position_embeddings=(8192, "paper")),
+    align=dict(
+        steps=(0, "paper has no such stage"),
+        batch_size=(4096, "unused"),
+        max_tokens=(64, "unused"),
+        lr=(1e-2, "unused"),
+        warmup_steps=(0, "unused"),
+        temperature=(.05, "unused"),
+        weights=((('pairs',1.),), "unused")),
+    pretrain=dict(
+        steps=(122_000, "ours: paper's 256 B tokens over 4096 x 512"),
+        batch_size=(4096, _V2),
+        max_tokens=(512, "v2 section 3"),
+        lr=(6e-4, _V2),
+        warmup_steps=(10_000, _V2),
+        mlm_probability=(.3, "v2 section 3: 30 % of tokens, whole words, 80/10/10"),
+        weights=((('mlm',1.),), "paper section 3.1")),
+    pairs=dict(
+        steps=(60_000, "jina-v3 (the paper gives none)"),
+        batch_size=(16_384, "jina-v3"),
+        max_tokens=(192, "jina-v3"),
+        lr=(3e-5, "jina-v3"),
+        warmup_steps=(1000, "ours: 2 % of the steps"),
+        temperature=(.05, "v2, recalled; jina-v3"),
+        weights=((('pairs',1.),), "paper section 3.2")),
+    multitask=dict(
+        steps=(20_000, "jina-v3 retrieval adapter"),
+        batch_size=(128, "jina-v3 retrieval adapter"),
+        max_tokens=(512, "ours; the paper gives none"),
+        lr=(1e-5, "ours: below the pairs stage"),
+        warmup_steps=(400, "ours: 2 % of the steps"),
+        temperature=(.05, "jina-v3"),
+        negatives=(15, "v2"),
+        weights=((('triplets',3.),('scored',1.),('labelled',.5),('pairs',1.)), "ours; the paper gives none")),
+    all_stages=dict(
+        temperature=(.05, "unused"),
+        mlm_probability=(.3, "unused"),
+        negatives=(0, "unused"),
+        mini_batch_tokens=(65_536, "ours: for 80 GB of GPU memory at base size, planned, not measured"),
+        gradient_accumulation_steps=(1, "ours"),
+        betas=((.9,.98), _V2),
+        eps=(1e-6, _V2),
+        weight_decay=(.01, _V2),
+        max_grad_norm=(1., "ours: guards the early steps"),
+        precision=('bf16', "v2: FP16 for base, BF16 for large; BF16 needs no loss scaling"),
+        save_steps=(1000, "ours")))
+
+# %% ../../nbs/33_core.recipes.ipynb #7cab7d82
+_SMALL = dict(   # a field a line  # chkstyle: ignore
+    text=dict(
+        source=('auto', "ours"),
+        mlm_chars=(150_000_000, "ours: all that the debian source has"),
+        pair_rows=(400_000, "ours"),
+        cross=(.5, "ours, as cpu"),
+        held_out=(500, "ours")),
+    tokenizer=dict(
+        vocab_size=(32_000, "ours: half of base at an eighth of its width"),
+        chars=(60_000_000, "ours")),
+    model=dict(
+        hidden_size=(384, "MiniLM width"),
+        num_hidden_layers=(8, "ours"),
+        num_attention_heads=(6, "heads of 64 as in base"),
+        intermediate_size=(1536, "4 x width as in base")),
+    align=dict(
+        steps=(3000, "ours: see cpu"),
+        batch_size=(2048, "ours"),
+        max_tokens=(64, "ours"),
+        lr=(5e-3, "ours"),
+        warmup_steps=(50, "ours"),
+        temperature=(.05, "as the pairs stage")),
+    pretrain=dict(
+        steps=(12_000, "ours: 390 M tokens, planned for 12 minutes of one H100, not yet measured"),
+        batch_size=(256, "ours"),
+        max_tokens=(128, "ours: short first"),
+        lr=(1e-3, "v2 small, recalled"),
+        warmup_steps=(500, "ours"),
+        weights=((('mlm',1.),), "paper")),
+    pairs=dict(
+        steps=(6000, "ours, not yet measured"),
+        batch_size=(2048, "ours"),
+        max_tokens=(96, "ours"),
+        lr=(3e-4, "ours: trained briefly, so higher than base"),
+        warmup_steps=(200, "ours")),
+    multitask=dict(
+        steps=(1500, "ours, not yet measured"),
+        batch_size=(256, "ours"),
+        max_tokens=(192, "ours"),
+        lr=(5e-5, "ours"),
+        warmup_steps=(50, "ours"),
+        negatives=(7, "survey median (NV-Retriever)")),
+    all_stages=dict(
+        save_steps=(500, "ours"),
+        mini_batch_tokens=(262_144, "ours: for 80 GB of GPU memory at this size, planned, not measured")))
+
+# %% ../../nbs/33_core.recipes.ipynb #1dd8ad43
+_CPU = dict(   # a field a line  # chkstyle: ignore
+    text=dict(
+        source=('auto', "ours"),
+        mlm_chars=(5_000_000, "ours: one pass of what fits into the time"),
+        pair_rows=(25_000, "ours: more is not reached in the time"),
+        cross=(.6, "ours: both languages are new to the model, so they must be joined first"),
+        held_out=(500, "ours")),
+    tokenizer=dict(
+        vocab_size=(16_000, "ours: a large output layer costs most of a short run"),
+        chars=(8_000_000, "ours")),
+    model=dict(
+        hidden_size=(256, "ours"),
+        num_hidden_layers=(4, "ours"),
+        num_attention_heads=(4, "heads of 64 as in base"),
+        intermediate_size=(1024, "4 x width as in base")),
+    align=dict(
+        steps=(600, "ours: a minute, after which Tatoeba stands near 75"),
+        batch_size=(512, "ours"),
+        max_tokens=(48, "ours"),
+        lr=(1e-2, "ours"),
+        warmup_steps=(20, "ours"),
+        temperature=(.05, "as the pairs stage")),
+    pretrain=dict(
+        steps=(120, "ours: two minutes"),
+        batch_size=(48, "ours"),
+        max_tokens=(128, "ours"),
+        lr=(1e-3, "v2 small, recalled"),
+        warmup_steps=(20, "ours"),
+        weights=((('mlm',2.),('pairs',1.)),
+                 "ours: MLM alone for so short a time undoes the align stage (Tatoeba 75 to 45, German XQuAD 56 to 23); "
+                 "with pairs in between its effect stays, and the pairs stage ends 1 to 4 points higher: "
+                 "nbs/experiments/LOG.md")),
+    pairs=dict(
+        steps=(240, "ours: four minutes"),
+        batch_size=(160, "ours: 192 took 6 GB"),
+        max_tokens=(64, "ours"),
+        lr=(3e-4, "ours"),
+        warmup_steps=(30, "ours")),
+    multitask=dict(
+        steps=(120, "ours: two minutes"),
+        batch_size=(48, "ours"),
+        max_tokens=(96, "ours"),
+        lr=(1e-4, "ours"),
+        warmup_steps=(10, "ours"),
+        negatives=(3, "ours: more cost time in proportion"),
+        weights=((('triplets',2.),('scored',2.),('labelled',.5),('pairs',2.)),
+                 "ours: pairs keep the languages together while one-language triplets train")),
+    all_stages=dict(
+        save_steps=(50, "ours: about half a minute of work"),
+        mini_batch_tokens=(32_768, "ours: every batch of this recipe at once, in 3 GB")))
+
+# %% ../../nbs/33_core.recipes.ipynb #5aa848e3
+_SAMPLE = dict(   # a field a line  # chkstyle: ignore
+    text=dict(
+        source=('sample', "ours"),
+        mlm_chars=(1_000_000, "ours: all of it"),
+        pair_rows=(10_000, "ours"),
+        cross=(.6, "as cpu"),
+        held_out=(100, "ours")),
+    tokenizer=dict(
+        vocab_size=(2000, "ours: what the sample supports"),
+        chars=(1_000_000, "ours")),
+    model=dict(
+        hidden_size=(64, "ours"),
+        num_hidden_layers=(2, "ours"),
+        num_attention_heads=(2, "ours"),
+        intermediate_size=(256, "4 x width as in base")),
+    align=dict(
+        steps=(60, "ours"),
+        batch_size=(64, "ours"),
+        max_tokens=(64, "ours"),
+        lr=(1e-2, "ours"),
+        warmup_steps=(5, "ours"),
+        temperature=(.05, "as the pairs stage")),
+    pretrain=dict(
+        steps=(60, "ours"),
+        batch_size=(16, "ours"),
+        max_tokens=(128, "ours"),
+        lr=(1e-3, "ours"),
+        warmup_steps=(5, "ours")),
+    pairs=dict(
+        steps=(40, "ours"),
+        batch_size=(32, "ours"),
+        max_tokens=(96, "ours"),
+        lr=(1e-3, "ours"),
+        warmup_steps=(5, "ours")),
+    multitask=dict(
+        steps=(40, "ours"),
+        batch_size=(16, "ours"),
+        max_tokens=(96, "ours"),
+        lr=(3e-4, "ours"),
+        warmup_steps=(5, "ours"),
+        negatives=(1, "the sample has one per question")),
+    all_stages=dict(
+        save_steps=(20, "ours"),
+        precision=('fp32', "ours: equal on every CPU generation")))
+
+# %% ../../nbs/33_core.recipes.ipynb #3bcdeb9a
+_SPANISH = dict(   # a field a line  # chkstyle: ignore
+    qk_norm=(True, "config of -es (paper section 3.1: cures unstable training)"),
+    initializer_range=(.01, "config of -es"))
+
+_CHANGES = dict(base={}, small=_SMALL, cpu=_CPU, sample=_SAMPLE)
 SCALES = tuple(_CHANGES)
 
-_PARTS = dict(text=TextRecipe, tokenizer=TokenizerRecipe, model=ModelRecipe, align=StageRecipe, pretrain=StageRecipe, pairs=StageRecipe, multitask=StageRecipe)
-_SPANISH = dict(qk_norm=(True,'config of -es (paper section 3.1: cures unstable training)'), initializer_range=(.01,'config of -es'))
-
-def _values(scale, langs)->dict[str,dict[str,tuple]]: # part -> field -> (value, why)
-    "Base, then what the scale changes; stage fields that a stage does not name come from `every`"
+def _values(scale, langs)->dict[str,dict[str,tuple]]: # part -> field -> (value, where it comes from)
     change = _CHANGES[scale]
     out = {}
     for part,cls in _PARTS.items():
-        v = {}
-        if cls is StageRecipe: v = _BASE['every'] | change.get('every', {})
-        v = v | _BASE[part] | change.get(part, {})
-        if part == 'model' and scale == 'base' and langs[1] == 'es': v = v | _SPANISH
-        out[part] = v
+        values = _BASE['all_stages'] | change.get('all_stages', {}) if cls is StageRecipe else {}
+        out[part] = values | _BASE[part] | change.get(part, {})
+    if scale == 'base' and langs[1] == 'es': out['model'] |= _SPANISH
     return out
 
 # %% ../../nbs/33_core.recipes.ipynb #ff2a50db
+def _is_number(x): # finite, and no whole number so large that a float would round it
+    return math.isfinite(x) if isinstance(x, float) else type(x) is int and abs(x) < 2**53
+
+def _is_weight(x): # a task kind and its number
+    return isinstance(x, (tuple,list)) and len(x) == 2 and isinstance(x[0], str) and _is_number(x[1])
+
+def _like(key, value, old): # an override in the type of the value that it replaces
+    if isinstance(value, dict): value = tuple(value.items())
+    several = isinstance(value, (tuple,list))
+
+    if isinstance(old, bool):    ok = isinstance(value, bool)
+    elif isinstance(old, int):   ok = _is_number(value) and value == int(value) and abs(value) < 2**53
+    elif isinstance(old, float): ok = _is_number(value)
+    elif isinstance(old, str):   ok = isinstance(value, str)
+    else:                        ok = several and all(map(_is_number if key.endswith('betas') else _is_weight, value))
+
+    if not ok: raise ValueError(f"recipe override {key}={value!r:.100} should be {type(old).__name__} like {old!r}")
+    if several: return tuple(tuple(x) if isinstance(x, list) else x for x in value)
+    return type(old)(value)
+
+def _override(parts, key, value): # parts: part -> field -> value, changed in place
+    part,_,field = key.partition('__')
+    if part not in parts:
+        raise ValueError(f"recipe override {key!r} names nothing; it must start with one of: {', '.join(parts)}")
+    if field not in parts[part]:
+        known = ', '.join(f.name for f in fields(_PARTS[part]))
+        raise ValueError(f"recipe override {key!r} names nothing; after {part}__ come: {known}")
+    parts[part][field] = _like(key, value, parts[part][field])
+
 def recipe(
     scale:str='cpu',    # sample, cpu, small or base
     langs:str='en-de',  # language pair, English first
@@ -171,115 +429,67 @@ def recipe(
     pair = split_langs(langs)
     if len(pair) != 2 or pair[0] == pair[1]:
         raise ValueError(f"langs {langs!r} is not a pair of two languages such as 'en-de'")
-    parts = {k: {f:v for f,(v,_) in fs.items()} for k,fs in _values(scale, pair).items()}
-    for key,value in overrides.items():
-        part,_,name = key.partition('__')
-        if part not in parts or name not in {f.name for f in fields(_PARTS[part])}:
-            known = [f.name for f in fields(_PARTS[part])] if part in parts else list(parts)
-            raise ValueError(f"recipe override {key!r} names nothing; after {part+'__' if part in parts else 'the start'} come: {', '.join(known)}")
-        parts[part][name] = _like(key, value, parts[part][name])
-    r = Recipe(scale, pair, seed, **{k: _PARTS[k](**v) for k,v in parts.items()})
+
+    parts = {part: {k: value for k,(value,why) in values.items()} for part,values in _values(scale, pair).items()}
+    for key,value in overrides.items(): _override(parts, key, value)
+
+    r = Recipe(scale, pair, seed, **{part: cls(**parts[part]) for part,cls in _PARTS.items()})
     _check(r)
     return r
 
-def _number(x):
-    # no whole number that the arithmetic behind would round
-    return math.isfinite(x) if isinstance(x, float) else type(x) is int and abs(x) < 2**53
-
-def _like(key, value, old): # a value of the kind that stands there already
-    if isinstance(value, dict): value = tuple(value.items())
-    several = isinstance(value, (tuple,list))
-    if isinstance(old, bool): ok = isinstance(value, bool)
-    elif isinstance(old, int): ok = _number(value) and value == int(value) and abs(value) < 2**53
-    elif isinstance(old, float): ok = _number(value)
-    elif isinstance(old, str): ok = isinstance(value, str)
-    elif key.endswith('betas'): ok = several and all(map(_number, value))
-    else:
-        ok = several and all(isinstance(x, (tuple,list)) and len(x) == 2 and isinstance(x[0], str) and _number(x[1]) for x in value)
-    if not ok: raise ValueError(f"recipe override {key}={value!r:.100} should be {type(old).__name__} like {old!r}")
-    return tuple(tuple(x) if isinstance(x, list) else x for x in value) if several else type(old)(value)
-
-def _check(r):
-    m,t = r.model,r.text
-    for f in ('hidden_size','num_hidden_layers','num_attention_heads','intermediate_size','max_position_embeddings'):
-        if not 0 < getattr(m, f) < 2**31:
-            raise ValueError(f"model: {f} is {getattr(m, f)}; it must be above 0 and below 2**31")
-    for f in ('hidden_dropout_prob','attention_probs_dropout_prob'):
-        if not 0 <= getattr(m, f) < 1: raise ValueError(f"model: {f} {getattr(m, f)} is a share, from 0 to below 1")
-    if not m.initializer_range > 0: raise ValueError(f"model: initializer_range {m.initializer_range} must be above 0")
-    for f in ('mlm_chars','pair_rows','held_out'):
-        if getattr(t, f) < 0: raise ValueError(f"text: {f} is {getattr(t, f)}, below 0")
-    if not t.source.strip(): raise ValueError("text: source is empty; name auto, sample, debian, hub or a folder")
-    if r.tokenizer.chars < 1: raise ValueError(f"tokenizer: chars is {r.tokenizer.chars}; it must be above 0")
-    if not 0 <= t.parallel < 1: raise ValueError(f"text: parallel {t.parallel} is a share, from 0 to below 1")
-    if not 0 < t.cross <= 1: raise ValueError(f"text: cross {t.cross} is a share, above 0 and at most 1")
-    if not t.ratio > 0: raise ValueError(f"text: ratio {t.ratio} must be above 0")
-    if m.hidden_size % m.num_attention_heads:
-        raise ValueError(f"hidden_size {m.hidden_size} does not divide by num_attention_heads {m.num_attention_heads}")
-    if r.tokenizer.vocab_size < 300:
-        raise ValueError(f"vocab_size {r.tokenizer.vocab_size} is too small: 256 bytes and 5 special tokens come first; use at least 300")
-    for n in STAGES:
-        s = getattr(r, n)
-        if s.precision not in ('fp32','bf16','fp16'):
-            raise ValueError(f"{n}: precision {s.precision!r} is not fp32, bf16 or fp16")
-        for f in ('steps','batch_size','gradient_accumulation_steps','mini_batch_tokens','negatives'):
-            if getattr(s, f) >= 2**31:
-                raise ValueError(f"{n}: {f} is {getattr(s,f)}; no machine counts so far here, stay below 2**31")
-        if len(s.betas) != 2 or not all(0 <= b < 1 for b in s.betas):
-            raise ValueError(f"{n}: betas {s.betas} are two numbers from 0 to below 1")
-        if s.eps <= 0 or s.weight_decay < 0:
-            raise ValueError(f"{n}: eps {s.eps} must be above 0 and weight_decay {s.weight_decay} not below")
-        if not all(k in KINDS and w >= 0 for k,w in s.weights) or not sum(w for _,w in s.weights) > 0:
-            raise ValueError(f"{n}: weights {dict(s.weights)} are shares, not all 0, of the kinds {', '.join(KINDS)}")
-        for f in ('steps','warmup_steps','max_grad_norm','negatives'):
-            if getattr(s, f) < 0: raise ValueError(f"{n}: {f} is {getattr(s,f)}, below 0")
-        for f in ('batch_size','max_tokens','mini_batch_tokens','gradient_accumulation_steps','save_steps','lr','temperature'):
-            if getattr(s, f) <= 0: raise ValueError(f"{n}: {f} is {getattr(s,f)}; it must be above 0")
-        if s.max_tokens > m.max_position_embeddings:
-            raise ValueError(f"{n}: max_tokens {s.max_tokens} is beyond the model's {m.max_position_embeddings}")
-        if not 0 < s.mlm_probability < 1: raise ValueError(f"{n}: mlm_probability {s.mlm_probability} is not between 0 and 1")
-
 # %% ../../nbs/33_core.recipes.ipynb #2fe54666
+def _readable(v): # a tuple as words: "mlm 2.0, pairs 1.0"
+    if not isinstance(v, tuple): return v
+    return ', '.join(' '.join(map(str, x)) if isinstance(x, tuple) else str(x) for x in v)
+
 def recipe_rows(
     r:Recipe,
-)->list[dict]: # part, field, value, why; values that were overridden say so
+)->list[dict]: # part, field, value, why; why is "override" where a value was overridden
     "Every number of a recipe and where it comes from"
-    source = _values(r.scale, r.langs)
-    rows = [dict(part='run', field='scale', value=r.scale, why='chosen'), dict(part='run', field='langs', value='-'.join(r.langs), why='chosen'), dict(part='run', field='seed', value=r.seed, why='chosen')]
+    run = dict(scale=r.scale, langs='-'.join(r.langs), seed=r.seed)
+    rows = [dict(part='run', field=k, value=v, why='chosen') for k,v in run.items()]
+
+    defaults = _values(r.scale, r.langs)
     for part in _PARTS:
-        for k,v in asdict(getattr(r, part)).items():
-            default,why = source[part][k]
-            if why == 'unused' and v == default: continue
-            if isinstance(v, tuple): v = ', '.join(' '.join(map(str, x)) if isinstance(x, tuple) else str(x) for x in v)
-            rows.append(dict(part=part, field=k, value=v, why=why if getattr(getattr(r,part),k) == default else 'override'))
+        for field,value in asdict(getattr(r, part)).items():
+            default,why = defaults[part][field]
+            if value != default: why = 'override'
+            if why != 'unused': rows.append(dict(part=part, field=field, value=_readable(value), why=why))
     return rows
 
-_NEEDS = dict(text=('text',), tokenizer=('text','tokenizer'), untrained=('text','tokenizer','model'), align=('text','tokenizer','model','align'), pretrain=('text','tokenizer','model','align','pretrain'),
-              pairs=('text','tokenizer','model','align','pretrain','pairs'), multitask=('text','tokenizer','model','align','pretrain','pairs','multitask'))
+_ORDER = ('text', 'tokenizer', 'model', *STAGES)   # each part depends on all before it
 
 def fingerprint(
     r:Recipe,
-    upto:str='multitask', # text, tokenizer, untrained or a stage: only what this depends on counts
+    upto:str='multitask', # text, tokenizer, untrained or a stage: later parts do not count
 )->str:                   # 12 hexadecimal digits
     "A name for everything that decides the result of a stage"
-    what = dict(langs=r.langs, seed=r.seed) | {p: asdict(getattr(r, p)) for p in _NEEDS[upto]}
-    for p in what.values():
-        if isinstance(p, dict): p.pop('save_steps', None)   # how often work is saved does not change it
-    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:12]
+    last = 'model' if upto == 'untrained' else upto
+    parts = {p: asdict(getattr(r, p)) for p in _ORDER[:_ORDER.index(last)+1]}
+    for part in parts.values(): part.pop('save_steps', None)   # how often work is saved does not change it
+
+    text = json.dumps(dict(langs=r.langs, seed=r.seed) | parts, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 # %% ../../nbs/33_core.recipes.ipynb #d2943195
 def recipe_json(r:Recipe)->str: # readable, one field a line
-    "The recipe as it lies in a run folder"
+    "The recipe as it is written into a run folder"
     return json.dumps(asdict(r), indent=1)
+
+def _part_from_json(cls, d): # JSON knows lists only
+    d = dict(d)
+    if 'betas' in d: d['betas'] = tuple(d['betas'])
+    if 'weights' in d: d['weights'] = tuple((kind,weight) for kind,weight in d['weights'])
+    return cls(**d)
 
 def recipe_from_json(
     s:str, # what `recipe_json` wrote
 )->Recipe:
     "The recipe a run folder was made with; an error names what is missing or unknown"
-    tuples = dict(weights=lambda v: tuple((k,w) for k,w in v), betas=tuple)
     try:
         d = json.loads(s)
-        for k,cls in _PARTS.items(): d[k] = cls(**{f: tuples.get(f, lambda v:v)(v) for f,v in d[k].items()})
-        return Recipe(**d | dict(langs=tuple(d['langs'])))
+        parts = {part: _part_from_json(cls, d[part]) for part,cls in _PARTS.items()}
+        return Recipe(**d | parts | dict(langs=tuple(d['langs'])))
     except (TypeError, KeyError, AttributeError, IndexError, ValueError, RecursionError) as e:
-        raise ValueError(f"this recipe is damaged or was written by another version of the library ({type(e).__name__}: {str(e)[:200]}); delete the file, it is written anew") from None
+        raise ValueError("this recipe is damaged or was written by another version of the library "
+                         f"({type(e).__name__}: {str(e)[:200]}); delete the file, it will be written anew") from None
