@@ -1,7 +1,9 @@
 "MTEB with our models and with tasks out of a folder: the same scores, another process, no network, a kill in between"
 import importlib.util, json, os, signal, subprocess, sys, warnings
+
 import pytest
 from conftest import ROOT
+
 if importlib.util.find_spec('mteb') is None: pytest.skip("mteb is not installed", allow_module_level=True)
 import datasets, mteb
 from datasets import Dataset, DatasetDict
@@ -17,12 +19,16 @@ def test_mteb_knows_every_name_of_a_suite(name):
     if name.startswith('MTEB('): assert mteb.get_benchmark(name).tasks
     else: assert mteb.get_task(name).metadata.name == name
 
-def test_suites_hold_what_the_paper_added():
-    names = {s: [t.metadata.name for t in suite(s, check=False)] for s in ('de','es')}
-    for s,more in dict(de='MIRACLReranking GermanSTSBenchmark GerDaLIR GermanDPR XMarket',
-                       es='XMarket SpanishPassageRetrievalS2S SpanishPassageRetrievalS2P MIRACLRetrieval MintakaRetrieval XPQARetrieval SpanishNewsClusteringP2P MIRACLReranking STSES PawsXPairClassification').items():
-        assert set(more.split()) <= set(names[s]), set(more.split()) - set(names[s])
-        assert len(names[s]) == len(set(names[s])), f"a task stands twice in {s}"
+ADDED = dict( # to MTEB, by the paper
+    de='MIRACLReranking GermanSTSBenchmark GerDaLIR GermanDPR XMarket',
+    es='XMarket SpanishPassageRetrievalS2S SpanishPassageRetrievalS2P MIRACLRetrieval MintakaRetrieval XPQARetrieval '
+       'SpanishNewsClusteringP2P MIRACLReranking STSES PawsXPairClassification')
+
+def test_suites_have_what_the_paper_added():
+    for name,added in ADDED.items():
+        names = [t.metadata.name for t in suite(name, check=False)]
+        assert set(added.split()) <= set(names), set(added.split()) - set(names)
+        assert len(names) == len(set(names)), f"a task occurs twice in {name}"
     for t in suite('es', check=False):
         assert all('spa-Latn' in t.metadata.hf_subsets_to_langscripts[s] for s in t.hf_subsets), t
     assert all(t in REGISTRY for ts in TRAINED_ON.values() for t in ts)
@@ -40,50 +46,69 @@ def test_published_scores_have_our_names_and_mteb_s_metrics():
 
 # ---- a hub that never was: MTEB reads from it as it reads from the real one
 
-TOPICS = dict(ship='The ship lies in the harbour', bread='We bake bread of flour', train='The train to the city is late', dog='The dog runs on the beach')
+TOPICS = dict(ship='The ship lies in the harbour', bread='We bake bread of flour',
+              train='The train to the city is late', dog='The dog runs on the beach')
 LINES = [f'{s} number {i}' for i in range(12) for s in TOPICS.values()]          # 48 texts, four topics
 KEYS = [k for _ in range(12) for k in TOPICS]
+ASKED = [f'Where is {t}?' for t in LINES]
+
 def pairs(**more):
     return Dataset.from_dict(dict(sentence1=LINES[:16], sentence2=[f'{t} again' for t in LINES[1:17]], **more))
-def lists():
-    # the old form of a clustering set: a row of lists
+def lists(): # the old form of a clustering set: a row of lists
     return Dataset.from_dict(dict(sentences=[LINES*8], labels=[KEYS*8]))
 def retrieval(ranked): # configuration -> table
     n = 8
-    out = dict(corpus=Dataset.from_dict(dict(_id=[f'd{i}' for i in range(24)], title=['T']*24, text=LINES[:24])), queries=Dataset.from_dict(dict(_id=[f'q{i}' for i in range(n)], text=[f'Where is {LINES[i]}?' for i in range(n)])),
-               qrels=Dataset.from_dict({'query-id':[f'q{i}' for i in range(n)]*2, 'corpus-id':[f'd{i}' for i in range(n)]+[f'd{i+1}' for i in range(n)], 'score':[1]*n+[2]*n}))
-    return out | (dict(top_ranked=Dataset.from_dict({'query-id':[f'q{i}' for i in range(n)], 'corpus-ids':[[f'd{j}' for j in range(i, i+6)] for i in range(n)]})) if ranked else {})
+    queries,documents = [f'q{i}' for i in range(n)],[f'd{i}' for i in range(24)]
+    corpus = dict(_id=documents, title=['T']*24, text=LINES[:24])
+    qrels = {'query-id':queries*2, 'corpus-id':documents[:n]+documents[1:n+1], 'score':[1]*n+[2]*n}
+    out = dict(corpus=corpus, queries=dict(_id=queries, text=ASKED[:n]), qrels=qrels)
+    if ranked: out['top_ranked'] = {'query-id':queries, 'corpus-ids':[documents[i:i+6] for i in range(n)]}
+    return {k:Dataset.from_dict(v) for k,v in out.items()}
 
-TASKS = {'STSES':('es','es'), 'GermanSTSBenchmark':('de','de'), 'Tatoeba':('en','de'), 'NTREXBitextMining':('en','de'), 'MTOPDomainClassification':('de','de'), 'TenKGnadClusteringP2P.v2':('de','de'), 'BlurbsClusteringS2S':('de','de'),
-         'PawsXPairClassification':('de','de'), 'GermanDPR':('de','de'), 'MIRACLReranking':('de','de'), 'BelebeleRetrieval':('en','de')}
+TASKS = { # languages of each
+    'STSES':('es','es'), 'GermanSTSBenchmark':('de','de'), 'Tatoeba':('en','de'), 'NTREXBitextMining':('en','de'),
+    'MTOPDomainClassification':('de','de'), 'TenKGnadClusteringP2P.v2':('de','de'), 'BlurbsClusteringS2S':('de','de'),
+    'PawsXPairClassification':('de','de'), 'GermanDPR':('de','de'), 'MIRACLReranking':('de','de'),
+    'BelebeleRetrieval':('en','de')}
 KINDS = {'STS','BitextMining','Classification','Clustering','PairClassification','Retrieval','Reranking'}
+
+def served(task, name): # what the hub sends: data set and configuration
+    def splits(d): return DatasetDict(dict.fromkeys(('train','validation','test','devtest'), d))
+    if task in ('GermanDPR','MIRACLReranking'):
+        part = dict(default='qrels').get(name, name).split('-')[-1]
+        return retrieval(task == 'MIRACLReranking')[part]
+    if task == 'BelebeleRetrieval':
+        passages = [f'{t} {name}' for t in LINES[:10]]
+        links = [f'l{i}' for i in range(10)]
+        return splits(Dataset.from_dict(dict(link=links, question=ASKED[:10], flores_passage=passages)))
+    if task == 'NTREXBitextMining':
+        langs = ('eng_Latn','deu_Latn','spa_Latn')
+        return splits(Dataset.from_dict({l: [f'{t} {l[:1]}' for t in LINES[:10]] for l in langs}))
+    if 'STS' in task: return splits(pairs(score=[i % 6 for i in range(16)]))
+    if task == 'Tatoeba': return splits(pairs(lang=['deu-eng']*16))
+    if task == 'PawsXPairClassification':
+        label = [i % 2 for i in range(16)]
+        return splits(pairs(label=label, labels=label))
+    if task == 'MTOPDomainClassification':
+        return splits(Dataset.from_dict(dict(text=LINES, label=[list(TOPICS).index(k) for k in KEYS])))
+    return splits(lists())
 
 @pytest.fixture
 def hub(monkeypatch):
-    "Serves TASKS; what is asked is written down"
+    "Serves TASKS; what is asked for is written down"
     import mteb.abstasks.abstask as at, mteb.abstasks.retrieval_dataset_loaders as rl
-    of,asked = {mteb.get_task(n).metadata.dataset['path']: n for n in TASKS},[]
+    tasks = {n: mteb.get_task(n) for n in TASKS}
+    of,asked = {t.metadata.dataset['path']: n for n,t in tasks.items()},[]
     def load(path, name=None, split=None, **kw):
         asked.append((path, name))
-        task = of[path]
-        grade = [i % 6 for i in range(16)]
-        splits = lambda d: DatasetDict({s: d for s in ('train','validation','test','devtest')})
-        if task in ('GermanDPR','MIRACLReranking'):
-            return retrieval(task == 'MIRACLReranking')[{'default':'qrels'}.get(name, name).split('-')[-1]]
-        if task == 'BelebeleRetrieval':
-            return splits(Dataset.from_dict(dict(link=[f'l{i}' for i in range(10)], question=[f'Where is {t}?' for t in LINES[:10]], flores_passage=[f'{t} {name}' for t in LINES[:10]])))
-        if task == 'NTREXBitextMining':
-            return splits(Dataset.from_dict({l: [f'{t} {l[:1]}' for t in LINES[:10]] for l in ('eng_Latn','deu_Latn','spa_Latn')}))
-        if 'STS' in task: return splits(pairs(score=grade))
-        if task == 'Tatoeba': return splits(pairs(lang=['deu-eng']*16))
-        if task == 'PawsXPairClassification':
-            return splits(pairs(label=[i % 2 for i in range(16)], labels=[i % 2 for i in range(16)]))
-        if task == 'MTOPDomainClassification':
-            return splits(Dataset.from_dict(dict(text=LINES, label=[list(TOPICS).index(k) for k in KEYS])))
-        return splits(lists())
-    for m in {at, rl, datasets, *(sys.modules[type(mteb.get_task(n)).__module__] for n in TASKS)}:
+        return served(of[path], name)
+    for m in {at, rl, datasets, *(sys.modules[type(t).__module__] for t in tasks.values())}:
         if hasattr(m, 'load_dataset'): monkeypatch.setattr(m, 'load_dataset', load)
-    monkeypatch.setattr(rl, 'get_dataset_config_names', lambda path, *a, **k: ['corpus','queries','default'] if of[path] == 'GermanDPR' else ['de-corpus','de-queries','de-qrels','de-top_ranked'])
+
+    def configurations(path, *a, **k):
+        if of[path] == 'GermanDPR': return ['corpus','queries','default']
+        return ['de-corpus','de-queries','de-qrels','de-top_ranked']
+    monkeypatch.setattr(rl, 'get_dataset_config_names', configurations)
     monkeypatch.setattr(rl, 'get_dataset_split_names', lambda *a, **k: ['dev','test'])
     return asked
 
@@ -99,7 +124,8 @@ ts = [t for n,l in tasks.items() for t in suite(n, tuple(l), data=data, strict=T
 print(json.dumps([[s.task, s.metric, s.value, s.n] for s in evaluate(load(model, device='cpu'), ts, out=out)]))
 """
 def python(*args, code=0, timeout=170):
-    env = os.environ | dict(PYTHONPATH=f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH','')}", HF_HUB_OFFLINE='1', HF_DATASETS_OFFLINE='1')
+    path = f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH','')}"
+    env = os.environ | dict(PYTHONPATH=path, HF_HUB_OFFLINE='1', HF_DATASETS_OFFLINE='1')
     r = subprocess.run([sys.executable, *map(str, args)], capture_output=True, text=True, env=env, timeout=timeout)
     assert code is None or r.returncode == code, r.stderr[-3000:]
     return r
@@ -153,9 +179,10 @@ Embedder.encode = encode
 ts = [""")
 def test_a_killed_evaluation_goes_on_at_its_task(hub, embedder, model_folder, tmp_path, monkeypatch):
     from bilingual_embed.inference.embed import Embedder
-    # with items and without
-    names = {n: TASKS[n] for n in ('MTOPDomainClassification','BlurbsClusteringS2S','MIRACLReranking','GermanDPR','Tatoeba')}
-    data,out,seen,real = tmp_path/'data',tmp_path/'out',[],Embedder.encode
+    with_and_without_items = 'MTOPDomainClassification BlurbsClusteringS2S MIRACLReranking GermanDPR Tatoeba'
+    names = {n: TASKS[n] for n in with_and_without_items.split()}
+    data,out = tmp_path/'data',tmp_path/'out'
+    seen,real = [],Embedder.encode
     for n,l in names.items(): prepare(n, data, l, check=False)
     python('-c', KILL, model_folder, data, json.dumps(names), out, code=-signal.SIGKILL)
     done = sorted(p.stem for p in out.rglob('*.json') if p.name != 'model_meta.json')
@@ -169,7 +196,8 @@ def test_a_killed_evaluation_goes_on_at_its_task(hub, embedder, model_folder, tm
         seen.clear()
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
-            return [(s.task, s.metric, s.value, s.n) for s in evaluate(embedder, [t for n,l in names.items() for t in suite(n, l, data=data)], out=out)]
+            tasks = [t for n,l in names.items() for t in suite(n, l, data=data)]
+            return [(s.task, s.metric, s.value, s.n) for s in evaluate(embedder, tasks, out=out)]
     resumed = judge(out)
     assert LINES[30] not in seen, "a text that only the finished tasks hold was encoded again"
     assert any('Where is' in t for t in seen) and any(t.endswith('again') for t in seen)
@@ -184,34 +212,47 @@ def prepared(hub, tmp_path):
     return tmp_path/'data'
 
 def test_four_ways_to_one_score(prepared, embedder, model_folder, tmp_path):
-    "as_mteb, judge_suite, our command in a process of its own, and sentence-transformers (which opens the folder since bilingual_embed is imported)"
-    from bilingual_embed.inference.sentence_transformers import save_st
+    "as_mteb, judge_suite, our command in a process of its own, and sentence-transformers with bilingual_embed imported"
     from sentence_transformers import SentenceTransformer
+    from bilingual_embed.inference.sentence_transformers import save_st
     folder = save_st(tmp_path/'st', embedder.model, embedder.tokenizer)
-    task = lambda: suite('STSES', ('es','es'), data=prepared)
-    score = lambda m: mteb.evaluate(m, task(), cache=None, co2_tracker=False, show_progress_bar=False).task_results[0].scores['test'][0]['main_score']
+    def score(m):
+        task = suite('STSES', ('es','es'), data=prepared)
+        result = mteb.evaluate(m, task, cache=None, co2_tracker=False, show_progress_bar=False).task_results[0]
+        return result.scores['test'][0]['main_score']
+
     ours = score(as_mteb(embedder))
     board = judge_suite(folder, 'STSES', tmp_path/'out', data=prepared, langs=('es','es'))
-    assert board.table.loc['st','STSES/es'] == pytest.approx(100*ours, abs=1e-3) and (board.table.origin == 'published').sum() > 5
+    assert board.table.loc['st','STSES/es'] == pytest.approx(100*ours, abs=1e-3)
+    assert (board.table.origin == 'published').sum() > 5
     assert score(SentenceTransformer(str(folder), device='cpu')) == pytest.approx(ours, abs=1e-6)
-    python('-m', 'bilingual_embed.evaluate.leaderboard', 'run', '-m', folder, '-t', 'STSES', '--data', prepared, '--output-folder', tmp_path/'cmd', '-v', '0')
-    (s,) = measured(tmp_path/'cmd')
+
+    cmd = tmp_path/'cmd'
+    python('-m', 'bilingual_embed.evaluate.leaderboard', 'run', '-m', folder, '-t', 'STSES', '--data', prepared,
+           '--output-folder', cmd, '-v', '0')
+    (s,) = measured(cmd)
     assert (s.task, s.run) == ('STSES/es', 'bilingual-embed/st') and s.value == pytest.approx(ours, abs=1e-6)
-    record = json.loads(next((tmp_path/'cmd').rglob('model_meta.json')).read_text())
-    assert (record['n_parameters'], record['embed_dim'], record['max_tokens'], record['similarity_fn_name']) == (sum(p.numel() for p in embedder.model.parameters()), 32, embedder.max_length, 'cosine')
+    record = json.loads(next(cmd.rglob('model_meta.json')).read_text())
+    assert record['n_parameters'] == sum(p.numel() for p in embedder.model.parameters())
+    assert (record['embed_dim'], record['max_tokens']) == (32, embedder.max_length)
+    assert record['similarity_fn_name'] == 'cosine'
     assert str(tmp_path) not in json.dumps(record), "the record of a result names a folder of this machine"
-    both = leaderboard([*measured(tmp_path/'cmd'), *measured(tmp_path/'out')], published=False).table
+    both = leaderboard([*measured(cmd), *measured(tmp_path/'out')], published=False).table
     assert set(both.index) == {'st','bilingual-embed/st'} and both['STSES/es'].std() < 1e-3
 
 def test_the_suite_command(prepared, model_folder, tmp_path, capsys):
     from bilingual_embed.cli import main
-    go = lambda *a: main(['mteb','--suite','STSES','--langs','es-es','--data',str(prepared), *map(str, a)])
-    assert go('--model', model_folder, '--out', tmp_path/'out') == 0
+    model = ['--data', str(prepared), '--model', str(model_folder)]
+    assert main(['mteb','--suite','STSES','--langs','es-es', *model, '--out', str(tmp_path/'out')]) == 0
     table = (tmp_path/'out'/'leaderboard.csv').read_text()
     said = capsys.readouterr()
-    assert 'STSES/es' in table and '*(published)*' in said.out and model_folder.name in said.out and 'continues' in said.err
-    assert main(['mteb','--suite','STSBenchmark','--langs','en-es','--data',str(prepared),'--model',str(model_folder),'--out',str(tmp_path/'no')]) == 2 and 'STSBenchmark' in capsys.readouterr().err
-    assert main(['mteb','--suite','nonsense','--data',str(prepared),'--model',str(model_folder)]) == 2 and 'nonsense' in capsys.readouterr().err
+    assert 'STSES/es' in table and '*(published)*' in said.out
+    assert model_folder.name in said.out and 'goes on' in said.err
+
+    assert main(['mteb','--suite','STSBenchmark','--langs','en-es', *model, '--out', str(tmp_path/'no')]) == 2
+    assert 'STSBenchmark' in capsys.readouterr().err
+    assert main(['mteb','--suite','nonsense', *model]) == 2
+    assert 'nonsense' in capsys.readouterr().err
 
 def test_mteb_alone_takes_no_folder(model_folder):
     "Why there is a command of ours; when this fails, MTEB has learned it"

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 from ..model.alibi import slopes
-from ..model.jina_bert import JinaBertConfig, out_folder, write_whole
+from ..model.jina_bert import JinaBertConfig
+from ..model.weights import output_folder, write_atomically
 from .embed import Embedder, load
 from .sentence_transformers import save_st_files
 
@@ -115,13 +116,13 @@ def _same(a, b): return b is not None and os.path.realpath(a) == os.path.realpat
 
 def _read(path): return json.loads(path.read_text(encoding='utf-8'))
 def _put(path, data):
-    write_whole(path, lambda p: p.write_text(json.dumps(data, indent=2, ensure_ascii=False)+'\n', encoding='utf-8'))
+    write_atomically(path, lambda p: p.write_text(json.dumps(data, indent=2, ensure_ascii=False)+'\n', encoding='utf-8'))
 
 def _quiet_int8(source, path): # the quantizer logs advice that does not apply to a graph as plain as this one
     from onnxruntime.quantization import QuantType, quantize_dynamic
     logging.disable(logging.WARNING)
     try:
-        write_whole(path, lambda p: quantize_dynamic(source, p, op_types_to_quantize=['MatMul'], per_channel=True, weight_type=QuantType.QInt8, reduce_range=True))
+        write_atomically(path, lambda p: quantize_dynamic(source, p, op_types_to_quantize=['MatMul'], per_channel=True, weight_type=QuantType.QInt8, reduce_range=True))
     finally: logging.disable(logging.NOTSET)
 
 def _shape(config):
@@ -144,14 +145,14 @@ def export_onnx(
     "An ONNX model with its tokenizer, equal to `encode` to 1e-5 in fp32"
     if type(queries) is not int or not 0 <= queries < 2**31:
         raise ValueError(f"queries must be 0 (all at once) or the size of a block, got {queries!r:.40}")
-    out = out_folder(out, make=False)
+    out = output_folder(out, make=False)
     model = _embedder(model)
     _need('onnx', 'onnx', *['onnxruntime']*int8)
     if (size := sum(p.numel()*4 for p in model.model.parameters())) > 2*10**9:
         raise ValueError(f"{model.name} has {size/1e9:.1f} GB of weights; an ONNX file holds at most 2 GB")
     proto = _proto(model.model, queries)
-    path = out_folder(out/'onnx')/'model.onnx'
-    write_whole(path, lambda p: p.write_bytes(proto.SerializeToString()))
+    path = output_folder(out/'onnx')/'model.onnx'
+    write_atomically(path, lambda p: p.write_bytes(proto.SerializeToString()))
     if int8: _quiet_int8(path, out/'onnx'/'model_quantized.onnx')
     if not _same(out, model.folder):
         _side_files(out, model, _shape(model.model.config) | dict(model_type='bert', architectures=['JinaBertModel']), 'PreTrainedTokenizerFast')
@@ -167,7 +168,7 @@ def export_published(
     half:bool=False,         # weights in float16, as published: half the size, vectors equal to about 1e-3
 )->Path:                     # the folder
     "A folder as the published de and es models have it: names, config.json, tokenizer files (paper section 2)"
-    out = out_folder(out, make=False)
+    out = output_folder(out, make=False)
     model = _embedder(model)
     if _same(out, model.folder): raise ValueError(f"{out} is the model's own folder; export into another one")
     inner,config = model.model,model.model.config
@@ -179,8 +180,8 @@ def export_published(
     state = {k: v.detach().to('cpu', kind).contiguous() for k,v in inner.state_dict().items()}
     if half and (big := [k for k,v in state.items() if not v.isfinite().all()]):
         raise ValueError(f"{big[0]} has values that float16 cannot hold; export without half")
-    out_folder(out)
-    write_whole(out/'model.safetensors', lambda p: save_file(state, p, metadata=dict(format='pt')))
+    output_folder(out)
+    write_atomically(out/'model.safetensors', lambda p: save_file(state, p, metadata=dict(format='pt')))
     _side_files(out, model, _shape(config) | dict(_name_or_path=_CODE_REPO[config.qk_norm], model_type='bert', architectures=['JinaBertForMaskedLM'], attn_implementation='torch',
                                         pad_token_id=model.tokenizer.pad_token_id, torch_dtype='float16' if half else 'float32', use_cache=False), 'RobertaTokenizer')
     path = out/'tokenizer_config.json'
