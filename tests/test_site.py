@@ -169,7 +169,7 @@ def small(tmp_path): # a repository of three notebooks, to break
     # whatever the front page shows
     pictures = sorted(set(re.findall(r'figures/\w+\.png', (ROOT/'nbs'/'index.ipynb').read_text(encoding='utf-8'))))
     for f in ('nbs/index.ipynb','nbs/11_model.alibi.ipynb','nbs/42_data.batches.ipynb','bilingual_embed/alibi.py','bilingual_embed/rectangles.py','bilingual_embed/__init__.py','data/README.md','figures/alibi_reach.csv',
-              'figures/rectangles_padding.csv', *pictures):
+              'figures/batches_padding.csv', *pictures):
         (root/f).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ROOT/f, root/f)
     return root
