@@ -442,7 +442,7 @@ def shipped()->dict[str,Path]: # name -> folder
     "The models that ship with the library: beside the code of an installation, in `data/models` of a checkout"
     places = []
     with suppress(FileNotFoundError): places.append(repo_path('data','models'))   # an installation has no checkout
-    if '__file__' in globals(): places.append(Path(__file__).parent/'models')
+    if '__file__' in globals(): places.append(Path(__file__).parents[1]/'models')
     folders = [p for at in places if at.is_dir() for p in sorted(at.iterdir())]
     return {p.name: p for p in folders if p.is_dir() and _is_model(p)}
 
