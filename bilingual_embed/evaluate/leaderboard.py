@@ -174,7 +174,7 @@ def leaderboard(
     published:bool|Sequence[Published]=True, # data/published.csv, none, or a list
     tasks:Sequence[str]|None=None,      # columns; None: all that was measured, or all that was published if nothing was
     models:Sequence[str]|None=None,     # only these published models, however few tasks they have
-    same:dict[str,str]|None=None,       # local test set -> MTEB task of the same data, {"tatoeba/de-en": "Tatoeba/de-en"}
+    same:dict[str,str]|None=None,       # local test set -> MTEB task with its data, {"tatoeba/de-en": "Tatoeba/de-en"}
     share:float=.5,                     # of our published tasks that a published model must have
 )->Board:
     "Measured and published scores in one table, averages over common tasks only"

@@ -64,9 +64,9 @@ def _subset(test_set, lang):
 def _task_metadata(test_set):
     from mteb.abstasks.task_metadata import TaskMetadata
     langs = {lang:[LANGUAGE_CODES[l] for l in split_langs(lang)] for lang in test_set.data}
-    known = dict(name=test_set.name, type=test_set.kind, description=f'{test_set.kind} from local files', category='t2t',
-                 dataset=dict(path=f'local/{test_set.name}', revision=test_set.revision), modalities=['text'],
-                 eval_splits=['test'], eval_langs=langs, main_score=METRIC[test_set.kind])
+    known = dict(name=test_set.name, type=test_set.kind, description=f'{test_set.kind} from local files',
+                 dataset=dict(path=f'local/{test_set.name}', revision=test_set.revision), category='t2t',
+                 modalities=['text'], eval_splits=['test'], eval_langs=langs, main_score=METRIC[test_set.kind])
     unknown = ('reference','date','domains','task_subtypes','license','annotations_creators','dialect',
                'sample_creation','bibtex_citation')
     return TaskMetadata(**known, **dict.fromkeys(unknown))
@@ -260,17 +260,25 @@ def _mteb_ranker(ranker, meta):
 
 def _mteb_encoder(encoder, meta):
     from mteb.models.abs_encoder import AbsEncoder
+    from bilingual_embed.inference.embed import DOCUMENT_PROMPTS, QUERY_PROMPTS, find_prompt
     once = Once(encoder)
-    prefixes = getattr(encoder, 'prefixes', None) or {}
+    prompts = getattr(encoder, 'prompts', None)   # None: the encoder's `encode` takes no prompt
     columns = {}     # (task, subset) -> columns that the training part of a probe uses
 
     class Encoder(AbsEncoder):
         mteb_model_meta = meta
+        model_prompts = prompts
+
+        def prompt(self, task_metadata, prompt_type):
+            "As MTEB chooses it for models of sentence-transformers"
+            name = self.get_prompt_name(task_metadata, prompt_type)
+            if name is not None: return prompts[name]
+            if prompt_type is None: return prompts.get(encoder.default_prompt_name, '')
+            return find_prompt(prompts, QUERY_PROMPTS if prompt_type.value == 'query' else DOCUMENT_PROMPTS)
 
         def encode(self, inputs, *, task_metadata, hf_subset, prompt_type=None, **kw):
-            is_document = prompt_type is not None and prompt_type.value == 'document'
-            prefix = prefixes.get('passage' if is_document else 'query', '')
-            x = once.encode([prefix+t for batch in inputs for t in batch['text']])
+            options = {} if prompts is None else dict(prompt=self.prompt(task_metadata, prompt_type))
+            x = once.encode([t for batch in inputs for t in batch['text']], **options)
             if not sp.issparse(x) or task_metadata.type not in ('Classification','Clustering'): return x
             # MTEB encodes the training part first; a column it lacks would get weight 0 anyway
             return x[:,columns.setdefault((task_metadata.name,hf_subset), np.unique(x.indices))]

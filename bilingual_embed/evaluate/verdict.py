@@ -162,7 +162,7 @@ class Verdict:
 
 def verdict(
     items:Sequence[Items],      # of all runs, from evaluate_items or load_items
-    stages:Sequence[str],       # runs in order of training, such as ("untrained", "pairs", "multitask"); the last is judged
+    stages:Sequence[str],       # runs in order of training, such as ("untrained", "pairs"); the last is in question
     baselines:Sequence[str]=('tfidf','bm25'), # runs of other models; those without items are left out
     n_boot:int=1000,
     seed:int=0,
