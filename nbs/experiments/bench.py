@@ -70,6 +70,9 @@ def median_seconds(ways, repeats):
             if i == 0: calls[name] = max(1, round(.05/times[name][0]))
     return {name: float(np.median(t[1:])) for name,t in times.items()}
 
+def times(seconds, way): # as the fields of a row
+    return dict(seconds=seconds[way], times_ours=seconds[way]/seconds['ours'] if 'ours' in seconds else None)
+
 def total_memory(): # bytes of this machine
     if CUDA: return torch.cuda.get_device_properties(0).total_memory
     return os.sysconf('SC_PAGE_SIZE')*os.sysconf('SC_PHYS_PAGES')
@@ -178,9 +181,8 @@ def attention(args):
         with torch.no_grad(): got = f(*inputs).double().cpu()[:,:,rows]
         return ((got-want).pow(2).mean().sqrt()/want.pow(2).mean().sqrt()).item()
     for name,f in ways.items():
-        times_ours = seconds[name]/seconds['ours'] if 'ours' in seconds else None
         print_row(what='attention', way=name, tokens=args.tokens, dtype=args.dtype, train=args.train,
-                  seconds=seconds[name], times_ours=times_ours, bytes=memory_of_way(args, name), error=relative_error(f))
+                  **times(seconds, name), bytes=memory_of_way(args, name), error=relative_error(f))
 
 # ---- the whole model, one text
 
@@ -235,9 +237,9 @@ def encode(args):
     want = ways['published']()
     for name,f in ways.items():
         got = f()
-        print_row(what='encode', way=name, tokens=args.tokens, layers=args.layers, seconds=seconds[name],
-                  times_ours=seconds[name]/seconds['ours'], bytes=memory_of_way(args, name),
-                  cosine=(got.double()*want.double()).sum().item(), error=(got-want).norm().item())
+        equal = dict(cosine=(got.double()*want.double()).sum().item(), error=(got-want).norm().item())
+        print_row(what='encode', way=name, tokens=args.tokens, layers=args.layers, **times(seconds, name),
+                  bytes=memory_of_way(args, name), **equal)
 
 # ---- many texts of many lengths
 
@@ -299,10 +301,10 @@ def mix(args):
         want = ours()
         real_tokens = sum(min(len(ids), args.tokens) for ids in tok(texts)['input_ids'])
         for name,f in ways.items():
-            times_ours = seconds[name]/seconds['ours'] if 'ours' in seconds else None
-            print_row(what='mix', way=name, size=args.size, tokens=args.tokens, texts=len(texts),
-                      real_tokens=real_tokens, seconds=seconds[name], texts_per_s=len(texts)/seconds[name], times_ours=times_ours,
-                      bytes=memory_of_way(args, name), cosine=float((np.asarray(f())*want).sum(1).min()))
+            cosines = (np.asarray(f())*want).sum(1)
+            size = dict(size=args.size, tokens=args.tokens, texts=len(texts), real_tokens=real_tokens)
+            print_row(what='mix', way=name, **size, **times(seconds, name), texts_per_s=len(texts)/seconds[name],
+                      bytes=memory_of_way(args, name), cosine=float(cosines.min()))
 
 # ---- a training step
 
@@ -338,8 +340,8 @@ def bert_mlm_rate(texts, tok, r, shape, steps):
             return batch
     with tempfile.TemporaryDirectory() as d:
         quiet = dict(report_to=[], save_strategy='no', logging_strategy='no', disable_tqdm=True)
-        options = TrainingArguments(d, per_device_train_batch_size=ROWS, max_steps=steps, bf16=True, use_cpu=not CUDA,
-                                    **quiet)
+        sizes = dict(per_device_train_batch_size=ROWS, max_steps=steps, bf16=True, use_cpu=not CUDA)
+        options = TrainingArguments(d, **sizes, **quiet)
         trainer = Trainer(model, options, train_dataset=rows, data_collator=CountTokens(tok, mlm_probability=.3))
         start = time.perf_counter()
         trainer.train()

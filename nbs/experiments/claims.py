@@ -234,7 +234,7 @@ def forest_plot(results, baseline, name, title, labels=None):
         ax.set_title(labels.get(arm, arm), fontsize=10, fontweight='normal', loc='center')
     axs[0,0].set_yticks(rows, map(task_label, tasks))
     axs[0,0].xaxis.set_major_locator(MaxNLocator(4, integer=True))
-    fig.supxlabel(f'points above "{labels.get(baseline, baseline)}", with 95 % intervals', fontsize=10)
+    fig.supxlabel(f'points above "{labels.get(baseline, baseline)}", with 95 % intervals', fontsize=10, wrap=False)
     fig.suptitle(title, x=.01, ha='left', fontsize=11, fontweight='bold')
     save_figure(fig, name, results)
     plt.show()

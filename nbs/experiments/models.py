@@ -25,7 +25,7 @@ from bilingual_embed.data.teacher import (fit_projection, open_teacher_rows, pro
     TeacherProjection, translations)
 from bilingual_embed.inference.sentence_transformers import save_st
 from bilingual_embed.train.stages import align, pretrain, start_run, tune_multitask, tune_pairs
-from bilingual_embed.evaluate.tasks import evaluate, local_tasks, Once, read_scores, write_scores
+from bilingual_embed.evaluate.tasks import evaluate, local_tasks, Once, read_scores
 from bilingual_embed.evaluate.baselines import BM25, HybridSearch, MaxP, peers, TfidfEncoder
 
 # ---- the recipes, as changes to the scale `cpu`; models.ipynb says why
@@ -305,10 +305,10 @@ def evaluate_on_dev(args):
     folders = {name: first/name for name in ('untrained','align','pretrain','pairs','multitask')}
     folders |= {f'further-{name}': further/name for name in ('pairs','multitask')}
     folders |= {'averaged': averaged, 'again-multitask': again/'multitask', 'averaged-again': last}
+    tests = test_sets(args, 'dev')
     for name,folder in folders.items():
         if not (folder/'config.json').exists(): continue
-        scores = evaluate(load(folder), test_sets(args, 'dev'), f'{args.langs}/{name}', args.seed)
-        write_scores(Path(args.out)/'dev.csv', scores)
+        evaluate(load(folder), tests, f'{args.langs}/{name}', args.seed, table=Path(args.out)/'dev.csv')
 
 def best_weight(args, what, make, dev, wanted=lambda score: True):
     "The weight, of .1 to .9, with which a ranker has the best mean over the dev scores that are wanted"
@@ -343,9 +343,9 @@ def evaluate_model(args):
     encoders |= {name: (ranker, retrieval) for name,ranker in rankers(args, Once(model)).items()}
     encoders |= dict(untrained=(untrained, tests), tfidf=(TfidfEncoder(texts), tests), bm25=(BM25(), retrieval))
     encoders |= dict(use3=(peers(['use3'])[0], tests))
+    out = Path(args.out)
     for name,(encoder,tasks) in encoders.items():
-        scores = evaluate(encoder, tasks, name, args.seed, Path(args.out)/'judged')
-        write_scores(Path(args.out)/'scores.csv', scores)
+        scores = evaluate(encoder, tasks, name, args.seed, out/'judged', table=out/'scores.csv')
         shown = [s for s in scores if s.task.startswith(('stsb/','xquad/','tatoeba/'))]
         print(name, *(f'{s.task} {100*s.value:.1f}' for s in shown), flush=True)
 
