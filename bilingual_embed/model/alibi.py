@@ -6,8 +6,7 @@
 __all__ = ['slopes', 'alibi_bias', 'toeplitz_bias']
 
 # %% ../../nbs/11_model.alibi.ipynb #b98c2ec3
-import math
-import torch
+import math, torch
 from torch import Tensor
 
 # %% ../../nbs/11_model.alibi.ipynb #55446ad9

@@ -38,10 +38,11 @@ def _masked_score(dtype): return torch.finfo(dtype).min/2  # far below any other
 
 @lru_cache(maxsize=4)
 def _square_bias(slopes:tuple, n_tokens, dtype, device): # (1,H,T,T); slopes by value, since they are the key
-    with torch.inference_mode(False):                    # a tensor made in inference mode could not be used in training later
+    # a tensor made in inference mode could not be used in training later
+    with torch.inference_mode(False):
         return toeplitz_bias(torch.tensor(slopes), n_tokens, dtype).flip(1).to(device)[None]
 
-def _short_bias(slopes, n_tokens, dtype, device): # (1,H,T,T) a corner of the next power of two, so that few sizes are kept
+def _short_bias(slopes, n_tokens, dtype, device): # (1,H,T,T) a corner of the next power of two: few sizes are kept
     size = max(128, 2**math.ceil(math.log2(n_tokens)))
     return _square_bias(tuple(slopes.tolist()), size, dtype, device)[:,:,:n_tokens,:n_tokens]
 
@@ -101,8 +102,8 @@ def alibi_attention(
         if mask.shape != (B,T): raise ValueError(f"mask is {tuple(mask.shape)}, the queries need ({B}, {T})")
         mask = mask.bool()
 
-    longest = min(SHORT, SHORT_MATMUL) if matmul_is_faster(q) else SHORT
+    limit = min(SHORT, SHORT_MATMUL) if matmul_is_faster(q) else SHORT
     bias_size = (1 if mask is None else B)*H*T*T
-    if T <= longest and bias_size <= BIAS_BUDGET: return _short_attention(q, k, v, slopes, mask, dropout)
+    if bias_size <= BIAS_BUDGET and limit >= T: return _short_attention(q, k, v, slopes, mask, dropout)
     if mask is None: return _long_attention(q, k, v, slopes, None, dropout)
     return torch.cat([_row_attention(q[b:b+1], k[b:b+1], v[b:b+1], slopes, mask[b], dropout) for b in range(B)])

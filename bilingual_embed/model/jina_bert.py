@@ -34,7 +34,7 @@ class JinaBertConfig(PretrainedConfig):
     num_hidden_layers: int = 12           # blocks of attention and gated feed-forward
     num_attention_heads: int = 12         # heads H; D is a multiple of it
     intermediate_size: int = 3072         # width of the gated feed-forward
-    max_position_embeddings: int = 8192   # longest text in tokens that users are advised to encode; no weight depends on it
+    max_position_embeddings: int = 8192   # tokens of the longest text to encode, as advice; no weight depends on it
     type_vocab_size: int = 2              # segment embeddings, published with the weights; always segment 0 here
     layer_norm_eps: float = 1e-12         # added to the variance
     hidden_dropout_prob: float = 0.1      # after embeddings, attention and feed-forward, in training
@@ -68,7 +68,8 @@ def _check_config(c):
         value = getattr(c, name)
         if type(value) is not bool: raise ValueError(f"{name} is {value!r:.40}, neither true nor false")
 
-    for name,only in dict(feed_forward_type='geglu', emb_pooler='mean', position_embedding_type='alibi', hidden_act='gelu').items():
+    built_for = dict(feed_forward_type='geglu', emb_pooler='mean', position_embedding_type='alibi', hidden_act='gelu')
+    for name,only in built_for.items():
         value = getattr(c, name)
         if value != only: raise ValueError(f"{name} is {value!r:.40}; this model is built for {only!r} only")
 
@@ -208,7 +209,7 @@ class JinaBertPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, name=None, *args, output_loading_info=False, **kwargs):
-        "As in transformers, for published models too; a weight that is missing, unknown or of another shape is an error"
+        "As in transformers, for published models too; a weight missing, unknown or of another shape is an error"
         model,info = _load_pretrained(cls, super().from_pretrained, name, *args, **kwargs)
         return (model, info) if output_loading_info else model
 
@@ -242,7 +243,8 @@ class JinaBertModel(JinaBertPreTrainedModel):
     ): # last_hidden_state (B,T,D); meaningless at masked positions
         if (input_ids is None) == (inputs_embeds is None): raise ValueError("give either input_ids or inputs_embeds")
         mask = None if attention_mask is None else attention_mask.bool()
-        if mask is not None and mask.device.type == 'cpu' and mask.all(): mask = None  # no padding: one bias serves all texts
+        if mask is not None and mask.device.type == 'cpu' and mask.all():
+            mask = None                                 # no padding: one bias serves all texts
 
         packing = packing_for(mask, inputs_embeds if input_ids is None else input_ids)
         def pack(x): return x if x is None or packing is None else packing.pack(x)
@@ -302,10 +304,10 @@ class JinaBertForMaskedLM(JinaBertPreTrainedModel):
         token_type_ids:Tensor|None=None, # (B,T) segment; None: 0
         inputs_embeds:Tensor|None=None,  # (B,T,D) in place of input_ids
         labels:Tensor|None=None,         # (B,T) the true token at the N positions to predict, -100 elsewhere
-        head_loss=None,                  # hidden (N,D), weight (V,D), bias (V,), labels (N,) -> loss; then no logits are made
+        head_loss=None,                  # (hidden (N,D), weight (V,D), bias (V,), labels (N,)) -> loss, without logits
         output_hidden_states:bool=False, # return the embeddings' and every layer's output too
         return_dict:bool=True,           # False: a tuple
-    ): # without labels: logits (B,T,V); with labels: mean loss over the N positions and their logits (N,V), in reading order
+    ): # logits (B,T,V); with labels the mean loss over the N positions and their logits (N,V), in reading order
         if head_loss and labels is None: raise ValueError("head_loss needs labels; pass them, or leave head_loss out")
         out = self.bert(input_ids, attention_mask, token_type_ids, inputs_embeds, output_hidden_states)
         head,x = self.cls.predictions,out.last_hidden_state
@@ -316,7 +318,8 @@ class JinaBertForMaskedLM(JinaBertPreTrainedModel):
         loss = logits = None
         if head_loss: loss = head_loss(head.transform(x), head.decoder.weight, head.bias, labels)
         else: logits = head(x)
-        if labels is not None and not head_loss: # without a position to predict: 0, which still has a gradient, and not 0/0
+        if labels is not None and not head_loss:
+            # without a position to predict: 0, which still has a gradient, and not 0/0
             loss = F.cross_entropy(logits.float(), labels) if len(labels) else logits.float().sum()
 
         out = MaskedLMOutput(loss=loss, logits=logits, hidden_states=out.hidden_states)
@@ -389,7 +392,8 @@ def _read_model(folder): # config and {name: tensor} under our names, whoever wr
             name = code[1] + _FROM_CODE[code[2]] + code[3]
             if name.endswith('gated_layers.weight') and w.dim() == 2: w = w.roll(len(w)//2, 0)  # gate first
 
-        if name in state: raise WeightsError(f"{folder} holds {name} twice, under two names; the weights of two models were mixed")
+        if name in state:
+            raise WeightsError(f"{folder} holds {name} twice, under two names; the weights of two models were mixed")
         if not w.is_floating_point():
             dtype = str(w.dtype).removeprefix('torch.')
             raise WeightsError(f"{folder} holds {name} as {dtype}, not as floating-point numbers")
@@ -412,12 +416,13 @@ def _raise_mismatch(folder, missing, unknown, reshaped):
 def _match(folder, config, state, cls): # a model on the meta device, and the weights for it
     path = folder/'config.json'
     if config.num_hidden_layers > len(state):
-        raise WeightsError(f"{path} wants {config.num_hidden_layers:,} layers, but there are only {len(state):,} weights; "
-                           "check that they belong together")
+        raise WeightsError(f"{path} wants {config.num_hidden_layers:,} layers, but there are only {len(state):,} "
+                           "weights; check that they belong together")
     try:
         with torch.device('meta'): model = cls(config)
     except (RuntimeError, OverflowError) as e:
-        raise WeightsError(f"{path} describes a model that no memory can hold ({str(e)[:120]}); check its sizes") from None
+        why = str(e)[:120]
+        raise WeightsError(f"{path} describes a model that no memory can hold ({why}); check its sizes") from None
 
     if issubclass(cls, JinaBertForMaskedLM): # the tied matrix is stored once
         tied = state.get('embeddings.word_embeddings.weight', torch.empty(0))

@@ -108,8 +108,8 @@ def has_flex_attention(
     from torch.utils._triton import has_triton
     found = has_triton()
     if not found:
-        warnings.warn("this PyTorch has no Triton, so attention on the GPU runs row by row in blocks, several times slower; "
-                      "install PyTorch's CUDA build with triton", stacklevel=2)
+        warnings.warn("this PyTorch has no Triton, so attention on the GPU runs row by row in blocks, several times "
+                      "slower; install PyTorch's CUDA build with triton", stacklevel=2)
     return found
 
 def packed_flex_attention(
@@ -127,7 +127,8 @@ def packed_flex_attention(
     def alibi_score(s, b, h, i, j): return s - m[h]*(position[i]-position[j]).abs()
 
     with torch.no_grad(): partial,whole = block_plan(packing, reach(q, k, slopes))
-    mask = BlockMask.from_kv_blocks(*_block_lists(partial), *_block_lists(whole), BLOCK_SIZE=FLEX_BLOCK, mask_mod=same_text)
+    lists = *_block_lists(partial),*_block_lists(whole)
+    mask = BlockMask.from_kv_blocks(*lists, BLOCK_SIZE=FLEX_BLOCK, mask_mod=same_text)
     return _compiled_flex_attention()(q, k, v, score_mod=alibi_score, block_mask=mask)
 
 # %% ../../nbs/14_model.unpad.ipynb #edb8422c

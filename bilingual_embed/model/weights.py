@@ -46,7 +46,8 @@ def file_inside(
 )->Path:
     "The path of that file; a name that leads out of the folder is an error"
     if not isinstance(name, str) or not re.fullmatch(r'\w[\w.-]*', name):
-        raise WeightsError(f"a file in {folder} names {name!r}, which is not a name inside that folder; nothing was read from there")
+        raise WeightsError(f"a file in {folder} names {name!r}, which is not a name inside that folder; "
+                           "nothing was read from there")
     return folder/name
 
 # %% ../../nbs/14a_model.weights.ipynb #d60edd6b

@@ -27,7 +27,9 @@ def reach(
 )->Tensor:          # (B,H,T) float32, tokens; keys farther away than this may be left out
     "How far each query sees: W of the theorem"
     eps = rounding_error(q.dtype) if eps is None else eps
-    if not 0 < eps < 1: raise ValueError(f"eps {eps} is not between 0 and 1: it is the share of the weight that may be lost")
+    if not 0 < eps < 1:
+        raise ValueError(f"eps {eps} is not between 0 and 1: it is the share of the weight that may be lost")
+
     m = slopes.to(q.device, torch.float32)[:,None]             # (H,1)
     tau = torch.log(2/eps/-torch.expm1(-m))                    # (H,1)
     scale = q.shape[-1]**-.5
