@@ -34,7 +34,7 @@ _FTFY = ftfy.TextFixerConfig(uncurl_quotes=False)                # curly quotes 
 def normalise(
     text:str,
 )->str: # NFC
-    "Repaired encoding (ftfy, on lines that look odd), NFC, no invisible characters, single spaces, at most one empty line"
+    "Repaired encoding (ftfy, where lines look odd), NFC, no invisible characters, single spaces, at most one empty line"
     if '\r' in text: text = text.replace('\r\n', '\n').replace('\r', '\n')
     if not _ODD.search(text): return text.strip()
 
@@ -161,7 +161,7 @@ class Deduper:
         return ''
 
     def _band_keys(self, rows, salt): # (records, bands), as lists
-        "A key for each band, of all texts of a record: they must agree in the same band, so their similarities multiply"
+        "A key for each band, from all texts of a record: all must agree in that band, so similarities multiply"
         signatures = self.signatures([h for r in rows for h in r]).astype(np.uint64)        # (texts, bands*rows)
         by_value = signatures.reshape(-1, self.bands, self.rows).transpose(2, 0, 1)         # (rows, texts, bands)
         key = _ngrams(by_value.reshape(self.rows, -1), self.rows).reshape(-1, self.bands)   # (texts, bands)
@@ -170,7 +170,7 @@ class Deduper:
         start = np.arange(self.bands, dtype=np.uint64)*_MIX[5] + np.uint64(salt)
         out = np.tile(start, (len(rows), 1))
         for j in range(max(map(len, rows))):
-            has = np.array([len(r) > j for r in rows])                                      # records with that many texts
+            has = np.array([len(r) > j for r in rows])
             out[has] = (out[has] ^ (out[has] >> np.uint64(31)))*_MIX[7] + key[first[has]+j]
         return out.tolist()
 
@@ -188,7 +188,7 @@ class Decontaminator:
     def __init__(self,
         texts:Iterable[str],  # every text of every evaluation set in use
         short:int=8,          # texts of fewer words count only as a whole
-        long:int=13,          # texts of as many or more are found by any run of so many (GPT-3's 13); between, by all words
+        long:int=13,          # longer texts are found by any run of so many words (GPT-3's 13), those between by all
     ):
         self.short,self.long = short,long
         self.n = 0            # texts known
@@ -327,7 +327,8 @@ class CleanReport:
     def _repr_html_(self): return self.table().to_html()
 
 # %% ../../nbs/48_data.clean.ipynb #fe227120
-_FIELDS = {Document:('text',), Labelled:('text',), Scored:('a','b')} | dict.fromkeys((Pair, Triplet), ('query','target'))
+_BOTH = 'query','target'
+_FIELDS = {Document: ('text',), Labelled: ('text',), Scored: ('a','b'), Pair: _BOTH, Triplet: _BOTH}   # to clean
 
 def _normalised(rec):
     "The record with repaired texts (itself if nothing changed); None if a text is empty afterwards"
@@ -392,7 +393,7 @@ def _misaligned(pair, rules):
     # 9 pm is 21 Uhr: one number each proves nothing
     return 'numbers differ' if differ and len(x | y) > 2 else ''
 
-# %% ../../nbs/48_data.clean.ipynb #536959c7
+# %% ../../nbs/48_data.clean.ipynb #c9468fe6
 @dataclass(slots=True)
 class _Candidate:
     "A record on its way through the chain"
