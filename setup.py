@@ -1,4 +1,4 @@
-"""Packaging: every value comes from settings.ini (nbdev's configuration), none is repeated here."""
+"Packaging: every value comes from settings.ini (nbdev's configuration), none is repeated here"
 import shlex
 from configparser import ConfigParser
 from pathlib import Path

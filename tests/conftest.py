@@ -1,14 +1,17 @@
 "What every test stands on: one thread, no network, and a small model folder"
 import os
-os.environ |= dict(OMP_NUM_THREADS='1', HF_HUB_OFFLINE='1', TRANSFORMERS_OFFLINE='1', HF_DATASETS_OFFLINE='1', HF_HUB_DISABLE_PROGRESS_BARS='1',
-                   TOKENIZERS_PARALLELISM='false', MPLBACKEND='agg')   # before torch and transformers are imported; subprocesses inherit it
+# before torch and transformers are imported; subprocesses inherit it
+os.environ |= dict(OMP_NUM_THREADS='1', TOKENIZERS_PARALLELISM='false', MPLBACKEND='agg', HF_HUB_OFFLINE='1',
+                   TRANSFORMERS_OFFLINE='1', HF_DATASETS_OFFLINE='1', HF_HUB_DISABLE_PROGRESS_BARS='1')
 import socket
 from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-STORY = [("The lighthouse keeper wrote the weather into a book every evening.",'en'), ("Am Morgen lag Nebel über dem Hafen, und die Boote blieben am Kai.",'de'),
-         ("By noon the wind had turned, and the first sails came round the point.",'en'), ("Der Hafenmeister zählte sie und strich ihre Namen auf seiner Liste durch.",'de')]
+STORY = [("The lighthouse keeper wrote the weather into a book every evening.", 'en'),
+         ("Am Morgen lag Nebel über dem Hafen, und die Boote blieben am Kai.", 'de'),
+         ("By noon the wind had turned, and the first sails came round the point.", 'en'),
+         ("Der Hafenmeister zählte sie und strich ihre Namen auf seiner Liste durch.", 'de')]
 
 def pytest_addoption(parser):
     parser.addoption('--slow', action='store_true', help="run the tests marked slow too (minutes)")
@@ -49,7 +52,8 @@ def model_folder(tmp_path_factory)->Path:
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp('models')/'small'
     tok = train_tokenizer(STORY*3, vocab_size=320, langs=('en','de'))
-    config = JinaBertConfig(vocab_size=320, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64, pad_token_id=tok.pad_token_id, initializer_range=.2)
+    config = JinaBertConfig(vocab_size=320, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64,
+                            pad_token_id=tok.pad_token_id, initializer_range=.2)
     JinaBertModel(config).save_pretrained(folder)
     tok.save_pretrained(folder)
     return folder

@@ -12,17 +12,19 @@ def checkout(folder, front):
     (folder/'nbs').mkdir(parents=True)
     (folder/'bilingual_embed').symlink_to(ROOT/'bilingual_embed')
     for n in ('11_model.alibi', '24_losses.pearson'): shutil.copy(ROOT/'nbs'/f'{n}.ipynb', folder/'nbs')
+    result = nbformat.v4.new_output('execute_result', {'text/plain': 'seen'}, execution_count=1)
     nb = nbformat.v4.new_notebook(cells=[
         nbformat.v4.new_markdown_cell(front),
         nbformat.v4.new_code_cell('#| hide\nhidden = 1'),
-        nbformat.v4.new_code_cell('#| echo: false\nunseen', outputs=[nbformat.v4.new_output('execute_result', {'text/plain': 'seen'}, execution_count=1)])])
+        nbformat.v4.new_code_cell('#| echo: false\nunseen', outputs=[result])])
     nbformat.write(nb, folder/'nbs'/'index.ipynb')
     return folder
 
 @pytest.fixture(scope='module')
 def site(tmp_path_factory):
     tmp = tmp_path_factory.mktemp('docs')
-    front = '# Front\n\n> One line.\n\nSee [ALiBi](11_model.alibi.ipynb), [the package](../bilingual_embed/model) and [a file](../notes.txt): $m_h = 2^{-8h/H}$.'
+    links = '[ALiBi](11_model.alibi.ipynb), [the package](../bilingual_embed/model), [a file](../notes.txt)'
+    front = f'# Front\n\n> One line.\n\nSee {links}: $m_h = 2^{{-8h/H}}$.'
     root = checkout(tmp/'root', front)
     (root/'notes.txt').write_text('notes')
     return docs.build(tmp/'site', root)
@@ -30,7 +32,8 @@ def site(tmp_path_factory):
 def page(site, name): return (site/name).read_text(encoding='utf-8')
 
 def test_a_page_a_notebook_and_a_module(site):
-    for name in ('index', '11_model.alibi', '24_losses.pearson', 'api/index', 'api/model.alibi', 'api/losses.pearson'): assert (site/f'{name}.html').is_file(), name
+    for name in ('index', '11_model.alibi', '24_losses.pearson', 'api/index', 'api/model.alibi', 'api/losses.pearson'):
+        assert (site/f'{name}.html').is_file(), name
 
 def test_directives_are_obeyed_and_gone(site):
     front = page(site, 'index.html')

@@ -6,16 +6,17 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 NBS = sorted(p for p in (ROOT/'nbs').rglob('*.ipynb') if '.ipynb_checkpoints' not in p.parts)
 LIBRARY = sorted(p for p in (ROOT/'bilingual_embed').rglob('*.py') if p.stem != '_modidx')
-SCRIPTS = sorted([*(ROOT/'tests').glob('*.py'), *(ROOT/'nbs'/'experiments').glob('*.py'), *(ROOT/'.ci').rglob('*.py'),
+SCRIPTS = sorted([*(ROOT/'tests').glob('*.py'), *(ROOT/'nbs').rglob('*.py'), *(ROOT/'.ci').rglob('*.py'),
                   ROOT/'setup.py', *(p for p in LIBRARY if p.stem == '__init__')])
 
 # rules of chkstyle that are off, and why
 CHKSTYLE_OFF = {
-    'continuation-indent': "a continuation lines up under what it continues: columns of a table, terms of an equation, arguments of a call",
-    'lhs-assignment-annotation': "papermill shows the types of a notebook's parameters, transformers reads those of a configuration's fields",
+    'continuation-indent': "a continuation lines up under what it continues: columns of a table, terms of an equation",
+    'lhs-assignment-annotation': "papermill shows a parameter's type, transformers reads those of a configuration's fields",
     'single-statement-body': "it joins an `if` and its body up to its own limit of 160 characters; ours is 120",
+    'inefficient-multiline-expression': "a table is read down: a row a line, whatever would fit",
     'mixed-imports': "a cell that shows something may import what it shows",
-}
+    'consecutive-short-imports': "numpy as np and pytest read well on lines of their own"}
 
 def cells(nb):
     "(id, source) of a notebook's code cells"

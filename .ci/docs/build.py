@@ -1,8 +1,9 @@
-"""The notebooks as a web site, by Sphinx and MyST-NB: a page each, a reference of every exported name, search. It needs no network, to build or to read.
+"""The notebooks as a web site, by Sphinx and MyST-NB: a page each, a reference of every exported name, search.
 
     python .ci/docs/build.py [folder]          by default _site/; open its index.html
 
-Nothing is executed: pages show the outputs that the notebooks hold. A warning (a link without target, a notebook that cannot be read) stops the build.
+It needs no network, to build or to read. Nothing is executed: pages show the outputs that the notebooks hold.
+A warning (a link without target, a notebook that cannot be read) stops the build.
 """
 import ast, os, re, shutil, sys, tempfile
 from pathlib import Path
@@ -11,8 +12,12 @@ import nbformat
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 LIB = 'bilingual_embed'
-TAGS = {('hide', ''): 'remove-cell', ('echo', 'false'): 'remove-input', ('output', 'false'): 'remove-output', ('hide_input', ''): 'remove-input'}
-TEXTS = ('nbs/experiments/LOG.md', 'data/README.md', 'CONTRIBUTING.md', 'CHANGELOG.md')       # pages that are no notebooks
+TAGS = {
+    ('hide', ''): 'remove-cell',
+    ('echo', 'false'): 'remove-input',
+    ('hide_input', ''): 'remove-input',
+    ('output', 'false'): 'remove-output'}                     # nbdev's directives -> MyST-NB's tags
+TEXTS = ('nbs/experiments/LOG.md', 'data/README.md', 'CONTRIBUTING.md', 'CHANGELOG.md')
 LINK = re.compile(r'(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)')
 
 def directives(source):
@@ -50,7 +55,8 @@ def write_notebook(path, to, root):
         if not c.source and not c.outputs: tags.append('remove-cell')
         c.metadata['tags'] = [*c.metadata.get('tags', []), *tags]
         for o in c.outputs:
-            if 'text/markdown' in o.get('data', {}): o.data['text/markdown'] = linked(o.data['text/markdown'], path, to, root)
+            data = o.get('data', {})
+            if 'text/markdown' in data: data['text/markdown'] = linked(data['text/markdown'], path, to, root)
     at = to/path.removeprefix('nbs/')
     at.parent.mkdir(parents=True, exist_ok=True)
     nbformat.write(nb, at)
@@ -67,16 +73,31 @@ def write_reference(to, root):
         text = f"# {m}\n\n```{{eval-rst}}\n.. automodule:: {LIB}.{m}\n   :members:\n   :show-inheritance:\n```\n"
         (to/'api'/f'{m}.md').write_text(text, encoding='utf-8')
     package = ast.get_docstring(ast.parse((root/LIB/'__init__.py').read_text(encoding='utf-8')))
-    toc = '\n'.join(modules(root))
-    text = f"# Reference\n\nEvery name that the library exports: signature, parameters and what they mean.\n\n```text\n{package}\n```\n\n```{{toctree}}\n:maxdepth: 1\n{toc}\n```\n"
+    text = f"""# Reference
+
+Every name that the library exports: signature, parameters and what they mean.
+
+```text
+{package}
+```
+
+{directive('toctree', modules(root), maxdepth=1)}
+"""
     (to/'api'/'index.md').write_text(text, encoding='utf-8')
 
-def toctree(caption, pages): return '' if not pages else f'\n```{{toctree}}\n:caption: {caption}\n:hidden:\n\n' + '\n'.join(pages) + '\n```\n'
+def directive(name, lines, **options):
+    "A directive of MyST"
+    return '\n'.join(['```{' + name + '}', *(f':{k}: {v}'.rstrip() for k,v in options.items()), '', *lines, '```'])
+
+def toctree(caption, pages):
+    "A group of pages in the side bar"
+    return directive('toctree', pages, caption=caption, hidden='') if pages else ''
 
 def write_sources(to, root=ROOT):
     "Everything that Sphinx reads"
     to.mkdir(parents=True, exist_ok=True)
-    notebooks = [p.relative_to(root).as_posix() for p in sorted((root/'nbs').rglob('*.ipynb')) if not p.stem.startswith('_') and '.ipynb_checkpoints' not in p.parts]
+    found = [p.relative_to(root).as_posix() for p in sorted((root/'nbs').rglob('*.ipynb'))]
+    notebooks = [p for p in found if '/_' not in p and '/.' not in p]
     for path in notebooks: write_notebook(path, to, root)
     for path in TEXTS:
         if not (root/path).is_file(): continue
@@ -96,7 +117,7 @@ def write_sources(to, root=ROOT):
     trees.append(toctree('experiments', experiments + [t for t in texts if t.startswith('experiments/')]))
     trees.append(toctree('project', [t for t in texts if not t.startswith('experiments/')]))
     front = nbformat.read(to/'index.ipynb', 4)
-    front.cells.append(nbformat.v4.new_markdown_cell('\n'.join(trees)))
+    front.cells.append(nbformat.v4.new_markdown_cell('\n\n'.join(filter(None, trees))))
     nbformat.write(front, to/'index.ipynb')
 
 def build(out, root=ROOT):
@@ -109,7 +130,8 @@ def build(out, root=ROOT):
     with tempfile.TemporaryDirectory() as tmp:
         source = Path(tmp)/'source'
         write_sources(source, root)
-        code = build_main(['-q', '-W', '--keep-going', '-j', 'auto', '-c', str(HERE), '-d', f'{tmp}/doctrees', str(source), str(out)])
+        options = ['-q', '-W', '--keep-going', '-j', 'auto', '-c', str(HERE), '-d', f'{tmp}/doctrees']
+        code = build_main([*options, str(source), str(out)])
     if code: raise SystemExit(code)
     return out
 
