@@ -233,11 +233,11 @@ def test_constraints_cover_what_is_asked_for():
     pins = {canonicalize_name(n): v for n,v in (l.split('==') for l in lines)}
     for r in requirements('requirements', 'train_requirements', 'onnx_requirements', 'dev_requirements'):
         v = pins.get(canonicalize_name(r.name))
-        assert v, f"{r.name} has no line in constraints.txt; run python .ci/pin"
+        assert v, f"{r.name} has no line in constraints.txt; run python .ci/pin.py"
         assert r.specifier.contains(v, prereleases=True), f"constraints.txt has {r.name}=={v}, settings.ini wants {r}"
     assert not any('+' in v for v in pins.values()), "a local version (+cpu) cannot be installed elsewhere"
 
 def test_readme_is_the_front_page():
     "README.md is made from nbs/index.ipynb, never edited"
-    r = subprocess.run([sys.executable, str(ROOT/'.ci'/'readme'), '--check'], capture_output=True, text=True)
+    r = subprocess.run([sys.executable, str(ROOT/'.ci'/'readme.py'), '--check'], capture_output=True, text=True)
     assert r.returncode == 0, r.stderr

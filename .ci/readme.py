@@ -34,4 +34,4 @@ if __name__ == '__main__':
     text = readme()
     if '--check' not in sys.argv: path.write_text(text, encoding='utf-8')
     elif not path.exists() or path.read_text(encoding='utf-8') != text:
-        sys.exit("README.md and nbs/index.ipynb differ; change the notebook and run .ci/readme")
+        sys.exit("README.md and nbs/index.ipynb differ; change the notebook and run python .ci/readme.py")

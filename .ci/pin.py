@@ -1,0 +1,45 @@
+#!/usr/bin/env python
+"""constraints.txt: the exact version, as installed here, of everything that settings.ini asks for, and of all that these need.
+
+Run it in an environment where the tests pass: python .ci/pin.py
+"""
+import configparser, importlib.metadata as md, shlex
+from pathlib import Path
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).resolve().parent.parent
+EXTRAS = ('requirements', 'train_requirements', 'onnx_requirements', 'dev_requirements')
+HEAD = "# Exact versions under which the tests pass (made by .ci/pin.py; Python 3.11, Linux). pip install -c constraints.txt -e '.[dev]'"
+
+def asked_for():
+    "The requirements that settings.ini lists"
+    ini = configparser.ConfigParser(delimiters=['='])
+    ini.read(ROOT/'settings.ini', encoding='utf-8')
+    return [Requirement(r) for k in EXTRAS for r in shlex.split(ini['DEFAULT'][k])] + [Requirement('setuptools')]
+
+def applies(requirement, extras):
+    "Does a dependency count here, given the extras that were asked of the package that names it?"
+    return not requirement.marker or any(requirement.marker.evaluate(dict(extra=e)) for e in ('', *extras))
+
+def pins():
+    "Name -> 'Name==version' of all distributions, dependencies of dependencies included"
+    todo = [(r, '') for r in asked_for()]
+    found,seen = {},set()
+    while todo:
+        r,why = todo.pop()
+        key = (canonicalize_name(r.name), *sorted(r.extras))
+        if key in seen: continue
+        seen.add(key)
+        try: dist = md.distribution(r.name)
+        except md.PackageNotFoundError:
+            needed = f' (needed by {why})' if why else ''
+            raise SystemExit(f"{r.name}{needed} is not installed here; pip install -e '.[dev]' first") from None
+        found[key[0]] = f"{dist.metadata['Name']}=={dist.version.split('+')[0]}"
+        todo += [(q, r.name) for q in map(Requirement, dist.requires or []) if applies(q, r.extras)]
+    return found
+
+if __name__ == '__main__':
+    lines = [v for _,v in sorted(pins().items())]
+    (ROOT/'constraints.txt').write_text('\n'.join([HEAD, *lines]) + '\n', encoding='utf-8')
+    print(f'{len(lines)} pins in constraints.txt')
