@@ -466,6 +466,10 @@ def _progress_bar(name, stage, start, seconds):
     return tqdm(total=stage.steps, initial=start, desc=name, mininterval=seconds, maxinterval=1e9, file=sys.stdout,
                 disable=not seconds, dynamic_ncols=False, ncols=100)
 
+def _status(kind, loss, speed, skipped):
+    status = f"{kind} {loss:.3f}, {speed:,.0f} tokens/s"
+    return f"{status}, {skipped} steps skipped" if skipped else status
+
 def _skipped(name, stage, done, start, constant):
     equal = f" ({constant} since {start}: all scores of the batch were equal)" if constant else ''
     why = f"because loss or gradient was not finite{equal}"
@@ -574,14 +578,13 @@ def train(
             if not_finite >= (30 if accelerator.scaler else 10):
                 raise _not_finite(name, stage, not_finite, step, batch.task, constant)
 
-            # checkpoint
+            # checkpoint and progress bar
             if done.step % stage.save_steps == 0 or done.step == stage.steps:
                 scaler = accelerator.scaler.state_dict() if accelerator.scaler else None
                 save_state(state, plain, optimizer, write=is_main, step=done.step, fingerprint=fingerprint,
                            skipped=done.skipped, tokens=done.tokens, name=name, scaler=scaler)
             speed = (done.tokens-tokens_before) / (now-started)
-            skipped = f", {done.skipped} steps skipped" if done.skipped else ''
-            bar.set_postfix_str(f"{batch.kind} {loss:.3f}, {speed:,.0f} tokens/s{skipped}", refresh=False)
+            bar.set_postfix_str(_status(batch.kind, loss, speed, done.skipped), refresh=False)
             bar.update()
         accelerator.wait_for_everyone()
 
