@@ -185,6 +185,12 @@ def test_every_picture_has_its_numbers():
     bare = [p.name for p in (ROOT/'figures').glob('*.png') if not p.with_suffix('.csv').exists()]
     assert not bare, f"pictures without .csv: {bare}"
 
+@pytest.mark.parametrize('png', sorted((ROOT/'figures').glob('*.png')), ids=name)
+def test_pictures_fit_on_a_page(png):
+    "At most 1,100 pixels wide, so that its words are read at the size they were drawn"
+    width = int.from_bytes(png.read_bytes()[16:20], 'big')
+    assert width <= 1100, f"{png.name} is {width} pixels wide; draw it smaller"
+
 # ---- packaging
 
 INI = configparser.ConfigParser(delimiters=['='])
