@@ -27,7 +27,7 @@ def answers(p, n=400, seed=0):
 def runs(*shares, n=400, first=0): # one dict of items a seed
     return [dict(t=answers(p, n, first+k)) for k,p in enumerate(shares)]
 
-def compare(claims, base, **items): return claims.compare_arms(items, base).set_index('arm')
+def compare(claims, baseline, /, **items): return claims.compare_arms(items, baseline).set_index('arm')
 
 def test_a_difference_is_seen_and_chance_is_not(claims):
     better = runs(.8, .8, .8)
