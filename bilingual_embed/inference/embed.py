@@ -54,7 +54,7 @@ def one_of(
     if x in known: return x
     raise ValueError(f"{name} must be {' or '.join(map(repr, known))}, got {x!r}")
 
-# %% ../../nbs/61_inference.embed.ipynb #4b3b532f
+# %% ../../nbs/61_inference.embed.ipynb #065f83d0
 CHARS_PER_TOKEN = 64 # characters read for each token wanted: far more than a token usually has (ours)
 
 def _not_unicode(text): # why, or ""
@@ -145,7 +145,7 @@ class TextIds:
             raise TokenizerError(f"the tokenizer puts the id {unknown[0]} around a text, which is not in its "
                                  "vocabulary: write it again with a template of its own tokens")
 
-# %% ../../nbs/61_inference.embed.ipynb #0d55e41e
+# %% ../../nbs/61_inference.embed.ipynb #18c75cb5
 # names under which sentence-transformers looks for the prompt of a query, and of a document, in this order
 QUERY_PROMPTS = 'query',
 DOCUMENT_PROMPTS = 'document','passage','corpus'
@@ -237,7 +237,7 @@ def _autocast(dtype, device):
 
 def _weights_files(folder): return sorted(folder.glob('model*.safetensors')) # one, or the parts of a large model
 
-# %% ../../nbs/61_inference.embed.ipynb #ae477e25
+# %% ../../nbs/61_inference.embed.ipynb #c7ebc5d1
 class Embedder:
     "A model and its tokenizer, ready to encode"
     def __init__(self,
