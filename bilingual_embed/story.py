@@ -26,7 +26,7 @@ from .data.corpus import SampleSource
 from .data.tasks import Corpus, load_corpus
 from .inference.embed import load, model_folder
 from .train.loop import read_log
-from .train.stages import Run, align, pretrain, shaped_as, start_run
+from .train.stages import Run, align, pretrain, start_run, with_shape_of
 from .train.stages import tune_multitask, tune_pairs, untrained
 from .evaluate.tasks import evaluate, load_items, local_tasks, read_scores
 from .evaluate.baselines import BM25, model_name, peers, TfidfEncoder
@@ -79,7 +79,7 @@ def story_recipe(
     except (TypeError, ValueError, OverflowError):
         raise ValueError(f"seed {seed!r:.40} is not a whole number") from None
     r = recipe(scale, langs, seed, **over)
-    return shaped_as(r, start) if start else r
+    return with_shape_of(r, start) if start else r
 
 def start_folder(start:str)->Path|None: # "" is none: fresh weights
     "The folder of the model to train further, from its name or path"
