@@ -147,7 +147,7 @@ def _entries(tok, size): # `size` is part of the key, since tokens can be added
         e.unsure[i] = text in _HALF_CLITICS
     return e
 
-def _stretches(raw):
+def _runs(raw):
     "(start, stop) of each run of tokens that are no special tokens"
     start = None
     for i,r in enumerate([*raw, None]):
@@ -168,7 +168,7 @@ def _starts_by_text(ids, tok):
     entries = _entries(tok, len(tok))
     raw = [entries.raw[i] for i in ids]
     starts = np.ones(len(ids), bool)
-    for i,j in _stretches(raw):
+    for i,j in _runs(raw):
         cuts = _cuts(b''.join(raw[i:j]).decode(errors='surrogateescape'), tok)
         token_at = np.cumsum([0] + [len(r) for r in raw[i:j-1]])
         starts[i:j] = [at in cuts for at in token_at]
@@ -273,8 +273,8 @@ def _check_parts(tok, path):
         todo += p.get('normalizers', []) + p.get('pretokenizers', [])
         if p.get('type') not in _PARTS:
             raise TokenizerError(f"{path} has a {p.get('type')!r:.60}, "
-                                 "which inserts text or matches a pattern of its own. That may take any time and memory, "
-                                 f"so the tokenizer is refused; accepted are {' '.join(sorted(_PARTS))}")
+                                 "which inserts text or matches a pattern of its own. That may take any time "
+                                 f"and memory, so the tokenizer is refused; accepted are {' '.join(sorted(_PARTS))}")
 
 def load_tokenizer(
     folder:str|Path, # with tokenizer.json, or vocab.json and merges.txt or vocab.txt as in the published models
