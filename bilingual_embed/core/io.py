@@ -28,7 +28,7 @@ def repo_path(
         ini = folder/'settings.ini'
         if ini.is_file() and 'lib_name = bilingual_embed' in ini.read_text(encoding='utf-8', errors='replace'):
             return folder.joinpath(*parts)
-    raise FileNotFoundError("this needs a checkout of the bilingual_embed repository (found no settings.ini of it above "
+    raise FileNotFoundError("this needs a checkout of the bilingual_embed repository (no settings.ini was found above "
                             f"{here}); change into the checkout, or pass the path itself")
 
 # %% ../../nbs/31_core.io.ipynb #6d7272e1
@@ -77,7 +77,7 @@ def npy_header(
     assert f.tell() == NPY_HEAD
     return f.getvalue()
 
-# %% ../../nbs/31_core.io.ipynb #fec5fb03
+# %% ../../nbs/31_core.io.ipynb #da18245e
 _LOCK_AT = 2**31-2 # Windows locks bytes, which others then cannot read: take one beyond the end of the file
 
 def _seek(fd, position): # moves the file to `position`; returns where it was
@@ -146,7 +146,7 @@ def disk_full_errors(
         raise DiskFull(e.errno, f"the disk is full ({free:.0f} MB free) while writing {e.filename or folder}; "
                                 f"free some space or choose another folder, then run again: {kept}") from None
 
-# %% ../../nbs/31_core.io.ipynb #7e48895d
+# %% ../../nbs/31_core.io.ipynb #5a947491
 def _proc_peak(): # Linux's VmHWM in bytes
     status = Path('/proc/self/status').read_text()
     return 1024*int(re.search(r'VmHWM:\s+(\d+)', status)[1])

@@ -8,50 +8,55 @@ __all__ = ['COLORS', 'set_look', 'save_figure']
 # %% ../../nbs/34_core.plots.ipynb #b031fe4b
 import csv, os
 from pathlib import Path
-import matplotlib as mpl
-import seaborn as sns
+
+import matplotlib as mpl, seaborn as sns
+
 from .io import repo_path
 
 # %% ../../nbs/34_core.plots.ipynb #31ca9860
 COLORS = sns.color_palette('colorblind')  # ten colours people with any colour vision can tell apart
 
 def set_look():
-    "The project's look: seaborn `whitegrid`, colour-blind palette, title on the left; called when this module is imported"
-    sns.set_theme(context='notebook', style='whitegrid', palette='colorblind', font='DejaVu Sans',
-                  rc={'axes.titlelocation':'left', 'axes.titlesize':11, 'axes.titleweight':'bold', 'axes.labelsize':10,
-                      'xtick.labelsize':9, 'ytick.labelsize':9, 'legend.fontsize':9, 'legend.frameon':False,
-                      'axes.spines.top':False, 'axes.spines.right':False, 'figure.figsize':(6,3.4),
-                      'figure.dpi':96, 'savefig.dpi':120, 'savefig.bbox':'tight', 'figure.constrained_layout.use':True})
+    "The project's look: seaborn `whitegrid`, colour-blind palette, title on the left; importing this module sets it"
+    rc = {'axes.titlelocation':'left', 'axes.titlesize':11, 'axes.titleweight':'bold', 'axes.labelsize':10,
+          'xtick.labelsize':9, 'ytick.labelsize':9, 'legend.fontsize':9, 'legend.frameon':False,
+          'axes.spines.top':False, 'axes.spines.right':False, 'figure.figsize':(6,3.4),
+          'figure.dpi':96, 'savefig.dpi':120, 'savefig.bbox':'tight', 'figure.constrained_layout.use':True}
+    sns.set_theme(context='notebook', style='whitegrid', palette='colorblind', font='DejaVu Sans', rc=rc)
 
 set_look()
 
 # %% ../../nbs/34_core.plots.ipynb #8b14a288
-def _cell(x): # how a value stands in the .csv
+def _cell(x): # a value as it is written to the .csv
     if isinstance(x, str) or x is None: return x
     x = x.item() if hasattr(x, 'item') else x
     return f'{x:.6g}' if isinstance(x, float) else x
 
+def _check_rows(name, rows):
+    if not rows: raise ValueError(f"figure {name!r} has no rows; pass the numbers it was drawn from")
+    columns = list(rows[0])
+    for i,r in enumerate(rows):
+        if list(r) == columns: continue
+        raise ValueError(f"row {i} of figure {name!r} has columns {list(r)}, row 0 has {columns}; "
+                         "give every row the same")
+
 def save_figure(
     fig:mpl.figure.Figure,   # the picture
     name:str,                # file name without ending, such as "alibi_reach"
-    rows:list[dict],         # the numbers in it, one dict a point, same keys in each; a DataFrame works too
+    rows:list[dict],         # the numbers in it, one dict a point, the same keys in each; a DataFrame works too
     folder:str|Path|None=None, # where to; default figures/ of the checkout
 ):
     "Save a picture and its numbers as `name`.png and `name`.csv"
-    if hasattr(rows, 'to_dict'): rows = rows.to_dict('records')
-    rows = list(rows)
-    if not rows: raise ValueError(f"figure {name!r} has no rows; pass the numbers it was drawn from")
-    odd = next((i for i,r in enumerate(rows) if list(r) != list(rows[0])), None)
-    if odd is not None:
-        raise ValueError(f"row {odd} of figure {name!r} has columns {list(rows[odd])}, row 0 has {list(rows[0])}; give every row the same")
+    rows = rows.to_dict('records') if hasattr(rows, 'to_dict') else list(rows)
+    _check_rows(name, rows)
     if not name or Path(name).name != name:
         raise ValueError(f"figure name {name!r} is not a plain file name; pass `folder` to save elsewhere")
-    # tests set the variable: they must not touch the pictures that are kept
+
+    # the variable is set in tests, which must not touch the pictures that are kept
     folder = Path(folder or os.environ.get('BILINGUAL_EMBED_FIGURES') or repo_path('figures'))
     folder.mkdir(parents=True, exist_ok=True)
     with (folder/f'{name}.csv').open('w', newline='', encoding='utf-8') as f:
         w = csv.DictWriter(f, rows[0], lineterminator='\n')
         w.writeheader()
-        w.writerows({k:_cell(v) for k,v in r.items()} for r in rows)
-    png = folder/f'{name}.png'
-    fig.savefig(png, metadata=dict(Software=None))
+        w.writerows({k: _cell(v) for k,v in r.items()} for r in rows)
+    fig.savefig(folder/f'{name}.png', metadata=dict(Software=None))

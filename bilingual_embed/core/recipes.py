@@ -55,7 +55,7 @@ class StageRecipe:
     temperature:float                 # of InfoNCE; not used by mlm and by the correlation losses
     mlm_probability:float             # share of tokens masked; only used by mlm
     negatives:int                     # hard negatives per triplet row
-    mini_batch_tokens:int             # padded tokens a process computes at once; larger batches go in pieces (GradCache)
+    mini_batch_tokens:int             # padded tokens a process computes at once; larger batches go piecewise (GradCache)
     gradient_accumulation_steps:int   # micro-batches of batch_size rows per step; contrastive losses see one at a time
     weights:tuple[tuple[str,float],...] # chance of each task kind to fill a batch; only ratios matter
     betas:tuple[float,float]          # of AdamW
@@ -83,7 +83,7 @@ STAGES = ('align', 'pretrain', 'pairs', 'multitask')
 
 _PARTS = dict(text=TextRecipe, tokenizer=TokenizerRecipe, model=ModelRecipe) | {n: StageRecipe for n in STAGES}
 
-# %% ../../nbs/33_core.recipes.ipynb #c9bb7c8b
+# %% ../../nbs/33_core.recipes.ipynb #31034bd4
 _ABOVE_0 = math.ulp(0.)             # the smallest float above 0
 _BELOW_1 = math.nextafter(1., 0.)   # the largest float below 1
 _ANY     = math.inf
@@ -158,7 +158,7 @@ _BASE = dict(   # a field a line  # chkstyle: ignore
     text=dict(
         source=('hub', "paper: CulturaX, Wikipedia, OPUS; pairs and triplets of sections 3.2 and 3.3"),
         mlm_chars=(600_000_000_000, "ours: paper's 256 B tokens at about 4.5 characters, half per language, one pass"),
-        pair_rows=(100_000_000, "ours: no effective cap; the paper has 211 M German, 111 M Spanish, 518 M English pairs"),
+        pair_rows=(100_000_000, "ours: no effective cap; paper: 211 M German, 111 M Spanish, 518 M English pairs"),
         held_out=(2000, "ours: 95 % interval of an accuracy under 2.2 points"),
         ratio=(1., "paper section 3.1: equal numbers of documents"),
         parallel=(.1, "ours; the paper has OPUS among its MLM corpora and gives no share"),
@@ -223,7 +223,7 @@ _BASE = dict(   # a field a line  # chkstyle: ignore
         precision=('bf16', "v2: FP16 for base, BF16 for large; BF16 needs no loss scaling"),
         save_steps=(1000, "ours")))
 
-# %% ../../nbs/33_core.recipes.ipynb #7cab7d82
+# %% ../../nbs/33_core.recipes.ipynb #ecd38967
 _SMALL = dict(   # a field a line  # chkstyle: ignore
     text=dict(
         source=('auto', "ours"),
@@ -270,7 +270,7 @@ _SMALL = dict(   # a field a line  # chkstyle: ignore
         save_steps=(500, "ours"),
         mini_batch_tokens=(262_144, "ours: for 80 GB of GPU memory at this size, planned, not measured")))
 
-# %% ../../nbs/33_core.recipes.ipynb #1dd8ad43
+# %% ../../nbs/33_core.recipes.ipynb #19f0bcb2
 _CPU = dict(   # a field a line  # chkstyle: ignore
     text=dict(
         source=('auto', "ours"),
@@ -300,8 +300,8 @@ _CPU = dict(   # a field a line  # chkstyle: ignore
         lr=(1e-3, "v2 small, recalled"),
         warmup_steps=(20, "ours"),
         weights=((('mlm',2.),('pairs',1.)),
-                 "ours: MLM alone for so short a time undoes the align stage (Tatoeba 75 to 45, German XQuAD 56 to 23); "
-                 "with pairs in between its effect stays, and the pairs stage ends 1 to 4 points higher: "
+                 "ours: MLM alone for so short a time undoes the align stage (Tatoeba 75 to 45, German XQuAD 56 to "
+                 "23); with pairs in between its effect stays, and the pairs stage ends 1 to 4 points higher: "
                  "nbs/experiments/LOG.md")),
     pairs=dict(
         steps=(240, "ours: four minutes"),
@@ -322,7 +322,7 @@ _CPU = dict(   # a field a line  # chkstyle: ignore
         save_steps=(50, "ours: about half a minute of work"),
         mini_batch_tokens=(32_768, "ours: every batch of this recipe at once, in 3 GB")))
 
-# %% ../../nbs/33_core.recipes.ipynb #5aa848e3
+# %% ../../nbs/33_core.recipes.ipynb #fc7752a1
 _SAMPLE = dict(   # a field a line  # chkstyle: ignore
     text=dict(
         source=('sample', "ours"),
@@ -368,7 +368,7 @@ _SAMPLE = dict(   # a field a line  # chkstyle: ignore
         save_steps=(20, "ours"),
         precision=('fp32', "ours: equal on every CPU generation")))
 
-# %% ../../nbs/33_core.recipes.ipynb #3bcdeb9a
+# %% ../../nbs/33_core.recipes.ipynb #56dc6401
 _SPANISH = dict(   # a field a line  # chkstyle: ignore
     qk_norm=(True, "config of -es (paper section 3.1: cures unstable training)"),
     initializer_range=(.01, "config of -es"))
