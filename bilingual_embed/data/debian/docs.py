@@ -24,7 +24,8 @@ def squash(
     return ' '.join(s.split())
 
 _MARKUP = re.compile(r'</?[A-Za-z][^<>]*>|&\w+;|\\[nt]\b')
-_PLACE = re.compile(r'%(?:\(\w+\)|\d+\$)?[-+#0 ]?[\d.]*(?:ll|l|h|z)?[sdiufgxXcpq](?![a-z])|%\d+|\{\w*\}|\$\w+|\$\{\w+\}|@\w+@')
+_PLACE = re.compile(r'%(?:\(\w+\)|\d+\$)?[-+#0 ]?[\d.]*(?:ll|l|h|z)?[sdiufgxXcpq](?![a-z])'     # %s, %(name)d, %1$s
+                    r'|%\d+|\{\w*\}|\$\w+|\$\{\w+\}|@\w+@')                                   # %1, {name}, $name
 _DIGITS = re.compile(r'\d+')
 
 def why_not(
@@ -71,12 +72,17 @@ Block = tuple[str,str,str]  # (tag, id or "", text): tag is "h1".."h6" for a hea
 
 _HTML = {'p','li','dt','dd','td','th','caption','figcaption','h1','h2','h3','h4','h5','h6'}
 _HTML_SKIP = {'script','style','nav','header','footer','pre','noscript','head','form','button','svg','object','iframe'}
-_CLASS_SKIP = re.compile(r'\b(nav\w*|toc|copyright|legalnotice|author\w*|revhistory|pubdate|footer|header|sidebar|screen|programlisting|literallayout|synopsis|indexterm|noprint|'
-                         r'node|languages?|up|down|printfooter)\b')
+_NO_TEXT = (r'nav\w*|toc|copyright|legalnotice|author\w*|revhistory|pubdate|footer|header|sidebar|screen|programlisting'
+            r'|literallayout|synopsis|indexterm|noprint|node|languages?|up|down|printfooter')
+_CLASS_SKIP = re.compile(rf'\b({_NO_TEXT})\b')
 _XML = {'title','p','desc','para','simpara','term','entry','td','subtitle','screeninfo'}
-_XML_SKIP = {'info','articleinfo','bookinfo','screen','code','programlisting','literallayout','synopsis','cmdsynopsis','remark','comment','indexterm','media','mediaobject',
-             'screenshot','figure','legalnotice','copyright','authorgroup','revhistory','links','keywords','titleabbrev','abstract','tgroup-x'}
-_SECTION = {'page','section','book','article','chapter','preface','appendix','sect1','sect2','sect3','sect4','sect5','part','glossary','refentry','simplesect'}
+# parts of a page that are no running text
+_XML_SKIP = {'info','articleinfo','bookinfo','screen','code','programlisting','literallayout','synopsis','cmdsynopsis'}
+_XML_SKIP |= {'remark','comment','indexterm','media','mediaobject','screenshot','figure','legalnotice','copyright'}
+_XML_SKIP |= {'authorgroup','revhistory','links','keywords','titleabbrev','abstract','tgroup-x'}
+# parts that have a title of their own
+_SECTION = {'page','section','book','article','chapter','preface','appendix','part','glossary','refentry','simplesect'}
+_SECTION |= {f'sect{i}' for i in range(1, 6)}
 
 def blocks(
     root,          # lxml element
@@ -122,7 +128,8 @@ def read_page(
     raw = path.read_bytes()
     try:
         if path.suffix in ('.page', '.docbook', '.xml'):
-            return blocks(etree.fromstring(raw, etree.XMLParser(resolve_entities='internal', no_network=True, recover=True, huge_tree=False)), False)
+            parser = etree.XMLParser(resolve_entities='internal', no_network=True, recover=True, huge_tree=False)
+            return blocks(etree.fromstring(raw, parser), False)
         return html_blocks(raw)
     except (etree.LxmlError, AttributeError, ValueError) as e:
         raise ValueError(f"{path} is not readable as {path.suffix}: {e}") from None
@@ -178,7 +185,7 @@ def page_records(
         if len(body) >= 40 and len(s[0][2]) > 3: yield Pair(s[0][2], body, lang, source+'-sec')
 
 def read_pages(
-    pages:Iterable[tuple[Path|None,Path|None]], # the same page in both languages, None where missing
+    pages:Iterable[tuple], # the same page in both languages, None where missing
     langs:tuple[str,str],
     source:str,
     skips:Skips,
@@ -203,18 +210,24 @@ def twin_files(
     langs:tuple[str,str],
 )->Iterator[tuple[Path|None,Path|None]]:
     "The same relative path under one folder per language"
-    there = [{p.relative_to(roots[l]): p for p in roots[l].glob(pattern) if p.is_file()} if l in roots else {} for l in langs]
+    def files(root): return {p.relative_to(root): p for p in root.glob(pattern) if p.is_file()}
+    there = [files(roots[l]) if l in roots else {} for l in langs]
     for key in sorted(there[0].keys() | there[1].keys()): yield there[0].get(key), there[1].get(key)
 
 def read_gnome(folders:list[Path], langs:tuple[str,str], source:str, skips:Skips)->Iterator[Record]:
     "GNOME help: usr/share/help/{C,de,es}/APP/*.page or index.docbook"
     for f in folders:
-        for app in sorted({p.name for l in langs for p in (f/'usr/share/help').glob(f"{'C' if l == 'en' else l}/*") if p.is_dir()}):
-            roots = {l: f/'usr/share/help'/('C' if l == 'en' else l)/app for l in langs}
-            yield from read_pages(twin_files({l: r for l,r in roots.items() if r.is_dir()}, '**/*.[pd]*', langs), langs, source, skips)
+        homes = {l: f/'usr/share/help'/('C' if l == 'en' else l) for l in langs}
+        apps = {p.name for home in homes.values() for p in home.glob('*') if p.is_dir()}
+        for app in sorted(apps):
+            roots = {l: home/app for l,home in homes.items() if (home/app).is_dir()}
+            yield from read_pages(twin_files(roots, '**/*.[pd]*', langs), langs, source, skips)
 
-_CODES = 'ar|bg|ca|cs|da|de|el|en|es|eu|fa|fi|fr|gl|he|hi|hr|hu|id|it|ja|ko|lt|lv|nb|nl|nn|pl|pt|ro|ru|sk|sl|sr|sv|th|tr|uk|vi|zh'
-_LANG = re.compile(rf'\.({_CODES})(?:[-_]\w+)?(?=\.html$)|(?<=/)({_CODES})(?:[-_][A-Za-z]+)?/|-({_CODES})(?:[-_][A-Za-z]+)?(?=/)')
+_CODES = ('ar|bg|ca|cs|da|de|el|en|es|eu|fa|fi|fr|gl|he|hi|hr|hu|id|it|ja|ko|lt|lv|nb|nl|nn|pl|pt|ro|ru|sk|sl|sr'
+          '|sv|th|tr|uk|vi|zh')
+_LANG = re.compile(rf'\.({_CODES})(?:[-_]\w+)?(?=\.html$)'           # page.de.html
+                   rf'|(?<=/)({_CODES})(?:[-_][A-Za-z]+)?/'           # de/page.html
+                   rf'|-({_CODES})(?:[-_][A-Za-z]+)?(?=/)')           # manual-de/page.html
 
 def read_html(folders:list[Path], langs:tuple[str,str], source:str, skips:Skips)->Iterator[Record]:
     "Manuals in HTML whose language stands in the name (ch01.de.html), a folder (/de/) or nowhere (English)"
@@ -256,10 +269,11 @@ _ANY_TAG = re.compile(r'<[^<>]+>')
 
 def read_libreoffice(folders:list[Path], langs:tuple[str,str], source:str, skips:Skips)->Iterator[Record]:
     "LibreOffice help: paragraphs of a page are paired by their id"
+    def text(inner): return squash(html.unescape(_ANY_TAG.sub('', _MAC.sub('', inner).replace('<br>', ' '))))
     def page(path):
         raw = path.read_text(encoding='utf-8', errors='replace')
         _,_,body = raw.partition('<div id="DisplayArea"')
-        found = ((t, i, squash(html.unescape(_ANY_TAG.sub('', _MAC.sub('', x).replace('<br>', ' '))))) for t,i,x in _LO.findall(body))
+        found = [(tag, id, text(inner)) for tag,id,inner in _LO.findall(body)]
         return [x for x in found if x[2]]
     roots = {l: d for f in folders for l in langs for d in (f/'usr/share/libreoffice/help').glob(f'{l}*/text')}
     for lang in langs:
@@ -303,7 +317,7 @@ def read_stanzas(
             elif line.startswith('Description'): short = line.partition(':')[2].strip()
     if md5 and short: yield md5, short, paras
 
-def read_descriptions(files:dict[str,list[Path]], langs:tuple[str,str], source:str, skips:Skips)->Iterator[Record]:
+def read_descriptions(files:dict[str,list], langs:tuple[str,str], source:str, skips:Skips)->Iterator[Record]:
     "Descriptions of packages: documents, short-long pairs, and paragraphs of the translated ones"
     first,second = langs
     other = {md5: (short, paras) for p in files.get(second, []) for md5,short,paras in read_stanzas(p)}
@@ -364,7 +378,13 @@ def _message(s):
     if ('_' in s or '&' in s) and s.count('_')+s.count('&') == 1: s = _MNEM.sub('', s)
     return s
 
-def read_catalogues(folders:list[Path], langs:tuple[str,str], source:str, skips:Skips, min_words:int=3)->Iterator[Record]:
+def read_catalogues(
+    folders:list[Path],
+    langs:tuple[str,str], # English first
+    source:str,
+    skips:Skips,
+    min_words:int=3,      # of a message; buttons have fewer
+)->Iterator[Record]:
     "Parallel messages of every catalogue of the second language; messages are written in English"
     if langs[0] != 'en':
         raise ValueError(f"message catalogues translate from English; langs {langs} have to begin with en")

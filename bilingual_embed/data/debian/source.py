@@ -6,20 +6,20 @@
 __all__ = ['SCALES', 'READERS', 'DebianError', 'Package', 'load_manifest', 'unpack_deb', 'Apt', 'DebianSource', 'pin_manifest']
 
 # %% ../../../nbs/53_data.debian.source.ipynb #bd2c703a
-import csv, errno, fcntl, json, os, re, shutil, subprocess, tarfile, time
-from collections.abc import Callable, Iterator
+import csv, errno, json, os, re, shutil, subprocess, tarfile, time
+from collections.abc import Iterator
 from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
 
 import zstandard
 
-from ...core.io import DiskFull, repo_path, disk_full_errors
+from ...core.io import DiskFull, disk_full_errors, is_disk_full, locked, repo_path
 from ...core.records import Record, Skips
 from ..corpus import checksum
-from bilingual_embed.data.debian.docs import (read_catalogues, read_descriptions, read_gnome, read_html, read_kde,
-    read_libreoffice)
-from .words import (read_apertium, read_bible, read_definitions, read_ding, read_fortunes,
-    read_freedict, read_mythes, read_openthesaurus, read_wordnet)
+from .docs import read_catalogues, read_descriptions, read_gnome, read_html, read_kde
+from .docs import read_libreoffice
+from .words import read_apertium, read_bible, read_definitions, read_ding, read_fortunes
+from .words import read_freedict, read_mythes, read_openthesaurus, read_wordnet
 
 # %% ../../../nbs/53_data.debian.source.ipynb #2455d766
 SCALES = dict(sample='cpu', cpu='cpu', small='small', base='small')  # scale of a recipe -> column of the manifest
@@ -56,7 +56,8 @@ def load_manifest(
         out = []
         for n,row in enumerate(rows, 2):
             if len(row) != len(want):
-                raise DebianError(f"{path} line {n} has {len(row)} columns, wanted {len(want)}; restore it from the repository")
+                raise DebianError(f"{path} line {n} has {len(row)} columns, wanted {len(want)}; "
+                                  "restore it from the repository")
             d = dict(zip(want, row))
             for item in d['reads'].split():
                 if item.partition(':')[0] not in READERS:
@@ -65,7 +66,8 @@ def load_manifest(
     return out
 
 # %% ../../../nbs/53_data.debian.source.ipynb #bb920fa0
-READERS:dict[str,tuple[Callable,str]] = dict(  # name -> function, pattern of the files it needs; {langs}: those of the row's pairs but English
+# name -> reader, pattern of the files it needs; {langs} are the languages of the row's pairs, but English
+READERS:dict = dict( # chkstyle: ignore (a row for each reader)
     ding=(read_ding, r'usr/share/trans/'),
     libreoffice=(read_libreoffice, r'usr/share/libreoffice/help/[^/]+/text/.*\.html$'),
     gnome=(read_gnome, r'usr/share/help/(C|{langs})/.*\.(page|docbook|xml)$'),
@@ -134,13 +136,22 @@ class Apt:
         return f"{' and '.join(missing)} not on this machine (Debian and Ubuntu have them)" if missing else ''
     def _run(self, *args, cwd=None, timeout=600):
         conf = self.folder/'apt.conf'
+        env = {**os.environ, 'LC_ALL': 'C.UTF-8', 'DEBIAN_FRONTEND': 'noninteractive'}
         try:
-            p = subprocess.run([args[0], '-c', conf, *args[1:]], cwd=cwd, capture_output=True, text=True, timeout=timeout, errors='replace',
-                                env={**os.environ, 'LC_ALL':'C.UTF-8', 'DEBIAN_FRONTEND':'noninteractive'})
+            return subprocess.run([args[0], '-c', conf, *args[1:]], cwd=cwd, capture_output=True, text=True,
+                                  timeout=timeout, errors='replace', env=env)
         except subprocess.TimeoutExpired:
-            raise DebianError(f"{args[0]} {args[1]} did not end within {timeout} s; is the network slow or gone? Run again, what is there is kept") from None
+            raise DebianError(f"{args[0]} {args[1]} did not end within {timeout} s; is the network slow or gone? "
+                              "Run again, what is there is kept") from None
         except FileNotFoundError: raise DebianError(self.have() or f'{args[0]} cannot be started') from None
-        return p
+    def _conf(self, langs): # apt's configuration, as text
+        names = ' '.join(f'"{l}";' for l in langs) or '"none";'
+        lines = ['#clear Acquire::Languages', f'Acquire::Languages {{ {names} }}']
+        lines += [f'Dir::State::lists "{self.lists}/"', f'Dir::Cache "{self.folder}/cache/"']
+        lines += ['Acquire::GzipIndexes "false"', 'Acquire::Retries "2"', 'Acquire::http::Timeout "30"']
+        lines += ['APT::Get::List-Cleanup "false"', 'APT::Update::Error-Mode "any"']
+        if hasattr(os, 'getuid') and os.getuid() == 0: lines.append('APT::Sandbox::User "root"')
+        return ''.join(f'{line};\n' for line in lines)
     def update(self,
         langs:tuple[str,...]=(), # languages of the package descriptions, () for none
     ):
@@ -150,17 +161,17 @@ class Apt:
             for p in Path('/var/lib/apt/lists').glob('*_*') if not any(self.lists.glob('*_Packages*')) else ():
                 if p.is_file() and os.access(p, os.R_OK) and ('_Packages' in p.name or p.name.endswith('Release')):
                     shutil.copy2(p, self.lists/p.name)
-            names = ' '.join(f'"{l}";' for l in langs) or '"none";'
-            (self.folder/'apt.conf').write_text(f'#clear Acquire::Languages;\nAcquire::Languages {{ {names} }};\nDir::State::lists "{self.lists}/";\nDir::Cache "{self.folder}/cache/";\n'
-                'Acquire::GzipIndexes "false";\nAcquire::Retries "2";\nAcquire::http::Timeout "30";\nAPT::Get::List-Cleanup "false";\nAPT::Update::Error-Mode "any";\n'
-                +('APT::Sandbox::User "root";\n' if os.getuid() == 0 else ''), encoding='utf-8')
+            (self.folder/'apt.conf').write_text(self._conf(langs), encoding='utf-8')
         p = self._run('apt-get', 'update', timeout=300)
-        failed = re.findall(r'(?m)^[EW]: +(.*(?:Failed to fetch|Could not|Unable to|Temporary failure|No space|unreachable|timed out).*)$', p.stderr)
+        trouble = 'Failed to fetch|Could not|Unable to|Temporary failure|No space|unreachable|timed out'
+        failed = re.findall(rf'(?m)^[EW]: +(.*(?:{trouble}).*)$', p.stderr)
         if p.returncode or failed:
             line = re.sub(r'\S+://\S+', 'a list', (failed or p.stderr.strip().splitlines() or ['no message'])[0])[:200]
             if 'No space' in line:
-                raise DiskFull(errno.ENOSPC, f"the disk is full while fetching package lists into {self.lists}; free some space or give another cache folder")
-            raise DebianError(f"apt-get update failed: {line}. Check the network and this machine's apt sources, or use source='sample', which needs no network")
+                raise DiskFull(errno.ENOSPC, f"the disk is full while fetching package lists into {self.lists}; "
+                                             "free some space or give another cache folder")
+            raise DebianError(f"apt-get update failed: {line}. Check the network and this machine's apt sources, "
+                              "or use source='sample', which needs no network")
     def descriptions(self, lang:str)->list[Path]:
         "The lists of package descriptions in a language"
         return sorted(p for p in self.lists.glob(f'*_i18n_Translation-{lang}') if p.is_file())
@@ -178,7 +189,8 @@ class Apt:
     def download(self, names:list[str], into:Path)->str: # "" or the first error
         "Fetch packages into a folder; several at once, or none if one of them fails"
         p = self._run('apt-get', 'download', *names, cwd=into)
-        return '' if not p.returncode else re.sub(r'\S+://\S+', 'the archive', (re.findall(r'(?m)^E: +(.*)$', p.stderr) or ['no message'])[0])[:200]
+        return '' if not p.returncode else re.sub(r'\S+://\S+', 'the archive',
+                                                  (re.findall(r'(?m)^E: +(.*)$', p.stderr) or ['no message'])[0])[:200]
 
 # %% ../../../nbs/53_data.debian.source.ipynb #64dd6198
 def _language(p):
@@ -189,7 +201,8 @@ class DebianSource:
     "Text out of Debian packages, fetched with apt-get, nothing installed"
     name = 'debian'
     def __init__(self,
-        scale:str='cpu',         # cpu: at most 40 MB of downloads a pair | small: all that pay; sample and base are taken as these two
+        scale:str='cpu',
+                 # cpu: at most 40 MB of downloads a pair | small: all that pay; sample and base are taken as these two
         cache:Path|None=None,    # folder for lists, packages and files; data/raw/debian of the checkout
         manifest:Path|None=None, # data/debian.tsv of the checkout
         apt:Apt|None=None,       # for tests: another archive
@@ -204,7 +217,8 @@ class DebianSource:
         either = {'-'.join(langs), '-'.join(reversed(langs))}
         out = [p for p in self.manifest if self.scale in p.scales.split() and either & set(p.pairs.split())]
         if not out:
-            raise DebianError(f"no Debian package is listed for {'-'.join(langs)}; there are {' '.join(sorted({q for p in self.manifest for q in p.pairs.split()}))}")
+            pairs = sorted({q for p in self.manifest for q in p.pairs.split()})
+            raise DebianError(f"no Debian package is listed for {'-'.join(langs)}; there are {' '.join(pairs)}")
         return out
     def reachable(self,
         langs:tuple[str,str]|None=None, # the pair; None: any the manifest has
@@ -215,13 +229,16 @@ class DebianSource:
         for pair in pairs:
             try: rows = self.packages(pair)
             except DebianError as e: return False, str(e)
-            here = [any(self.apt.descriptions(_language(p))) if _language(p) else (self.cache/'debs'/f'{p.package}.deb').is_file() for p in rows]
-            if all(here):
-                return True, f"all {len(here)} packages for {'-'.join(sorted(pair, key=lambda l: l != 'en'))} are in {self.cache}"
+            if all(map(self._is_here, rows)):
+                name = '-'.join(sorted(pair, key=lambda l: l != 'en'))
+                return True, f"all {len(rows)} packages for {name} are in {self.cache}"
         try: self.apt.update()
         except (DebianError, OSError) as e: return False, str(e)
         return True, 'apt-get is here and the archive answers'
     # --- fetching
+    def _is_here(self, p):
+        if lang := _language(p): return any(self.apt.descriptions(lang))
+        return (self.cache/'debs'/f'{p.package}.deb').is_file()
     def _whole(self, path, row):
         return path.is_file() and path.stat().st_size == row['bytes'] and checksum(path) == row['sha256']
     def _served_file(self): return self.cache/'served.json'
@@ -234,57 +251,73 @@ class DebianSource:
         with disk_full_errors(self.cache.parent):
             debs = self.cache/'debs'
             (debs/'part').mkdir(parents=True, exist_ok=True)
-            with (self.cache/'.lock').open('w') as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)
-                return self._fetch(langs, skips, debs)
+            with locked(self.cache/'.lock'): return self._fetch(langs, skips, debs)
     def _fetch(self, langs, skips, debs):
         wanted = self.packages(langs)
-        names,need = [p.package for p in wanted if not _language(p)],[_language(p) for p in wanted if _language(p)]
-        known = json.loads(self._served_file().read_text()) if self._served_file().is_file() else {}
+        names = [p.package for p in wanted if not _language(p)]
+        lists = [_language(p) for p in wanted if _language(p)]
+
         problem = ''
-        if not (self.apt.folder/'apt.conf').is_file() or not all(self.apt.descriptions(l) for l in need):
-            try: self.apt.update(tuple(dict.fromkeys(('en', *need))))
-            except DebianError as e: problem = str(e)                    # what is in the cache may still do
-        served = self.apt.served(names) if not problem else {}
+        if not (self.apt.folder/'apt.conf').is_file() or not all(self.apt.descriptions(l) for l in lists):
+            problem = self._update(lists)                            # if it fails, what is in the cache may still do
+        known = json.loads(self._served_file().read_text()) if self._served_file().is_file() else {}
+        served = {} if problem else self.apt.served(names)
         rows = {n: served.get(n) or known.get(n) for n in names}
-        missing = [n for n in names if rows[n] and n in served and not self._whole(debs/f'{n}.deb', rows[n])]
-        if missing and (why := self._download(missing, rows, debs)):
-            for attempt in ('the archive has moved on', 'one by one'):   # old lists name files that are gone: new lists, then each alone
-                if attempt == 'the archive has moved on':
-                    try:
-                        self.apt.update(tuple(dict.fromkeys(('en', *need))))
-                        rows.update(self.apt.served(missing))
-                    except DebianError as e:
-                        problem = str(e)
-                        break
-                missing = [n for n in missing if not self._whole(debs/f'{n}.deb', rows[n])]
-                for n in missing: why = self._download([n], rows, debs) or why
-        out,self.got = {},{}
+        lost,why = self._download_missing([n for n in names if n in served], rows, debs, lists)
+        problem = problem or lost
+
+        folders,self.got = {},{}
         for p in wanted:
-            n = p.package
-            if lang := _language(p):
-                if files := self.apt.descriptions(lang):
-                    self.got[n] = dict(version=time.strftime('%Y-%m-%d', time.gmtime(files[0].stat().st_mtime)), bytes=sum(f.stat().st_size for f in files), sha256='')
-                else: skips.add(f'debian/{n}', 'list of package descriptions not served', problem)
-                continue
-            deb = debs/f'{n}.deb'
-            if not rows[n]:
-                skips.add(f'debian/{n}', 'package not in the archive' if not problem else 'archive out of reach', problem or n)
-                continue
-            if not self._whole(deb, rows[n]):
-                skips.add(f'debian/{n}', 'package could not be fetched whole', f'{deb}: {problem or why}')
-                continue
-            try: out[n] = self._unpack(p, deb, rows[n])
-            except DebianError as e:
-                skips.add(f'debian/{n}', 'package could not be unpacked', e)
-                continue
-            self.got[n] = known[n] = rows[n]
+            if lang := _language(p): self._take_list(p.package, lang, skips, problem)
+            elif folder := self._take_package(p, rows[p.package], debs, skips, problem, why):
+                folders[p.package] = folder
+                self.got[p.package] = known[p.package] = rows[p.package]
+
         part = self._served_file().with_suffix('.part')
         part.write_text(json.dumps(known, indent=1))
         os.replace(part, self._served_file())
         if not self.got:
-            raise DebianError(f"none of the {len(wanted)} packages for {'-'.join(langs)} could be had. {problem or skips.rows()[0]['example']}")
-        return out
+            why = problem or skips.rows()[0]['example']
+            raise DebianError(f"none of the {len(wanted)} packages for {'-'.join(langs)} could be had. {why}")
+        return folders
+
+    def _update(self, lists): # new lists of packages and descriptions; "" or what went wrong
+        try: self.apt.update(tuple(dict.fromkeys(('en', *lists))))
+        except DebianError as e: return str(e)
+        return ''
+
+    def _download_missing(self, names, rows, debs, lists): # (why the archive is out of reach, why a package is missing)
+        def missing(): return [n for n in names if not self._whole(debs/f'{n}.deb', rows[n])]
+        todo = missing()
+        why = self._download(todo, rows, debs) if todo else ''
+        if not why: return '', ''
+
+        # old lists name files that are gone: new lists, then each package alone, twice
+        if problem := self._update(lists): return problem, why
+        try: rows.update(self.apt.served(todo))
+        except DebianError as e: return str(e), why
+        for _ in range(2):
+            for n in missing(): why = self._download([n], rows, debs) or why
+        return '', why
+
+    def _take_list(self, package, lang, skips, problem):
+        files = self.apt.descriptions(lang)
+        if not files:
+            skips.add(f'debian/{package}', 'list of package descriptions not served', problem)
+            return
+        day = time.strftime('%Y-%m-%d', time.gmtime(files[0].stat().st_mtime))
+        self.got[package] = dict(version=day, bytes=sum(f.stat().st_size for f in files), sha256='')
+
+    def _take_package(self, p, row, debs, skips, problem, why): # the folder of its files; None: counted as a skip
+        deb,name = debs/f'{p.package}.deb',f'debian/{p.package}'
+        if not row:
+            reason = 'archive out of reach' if problem else 'package not in the archive'
+            skips.add(name, reason, problem or p.package)
+        elif not self._whole(deb, row): skips.add(name, 'package could not be fetched whole', f'{deb}: {problem or why}')
+        else:
+            try: return self._unpack(p, deb, row)
+            except DebianError as e: skips.add(name, 'package could not be unpacked', e)
+
     def _download(self, names, rows, debs):
         part = debs/'part'
         for old in part.iterdir(): old.unlink()
@@ -293,7 +326,8 @@ class DebianSource:
             for f in part.glob(f'{n}_*.deb'):
                 if self._whole(f, rows[n]): os.replace(f, debs/f'{n}.deb')
                 else:
-                    why = why or f'{f.name} has {f.stat().st_size} bytes, wanted {rows[n]["bytes"]} with checksum {rows[n]["sha256"][:12]}'
+                    wanted = f"{rows[n]['bytes']} with checksum {rows[n]['sha256'][:12]}"
+                    why = why or f'{f.name} has {f.stat().st_size} bytes, wanted {wanted}'
         return why
     def _unpack(self, p, deb, row):
         into = self.cache/'files'/p.package
@@ -303,7 +337,8 @@ class DebianSource:
         if not (into.is_dir() and mark.is_file() and mark.read_text() == what):
             into.parent.mkdir(parents=True, exist_ok=True)
             mark.unlink(missing_ok=True)
-            unpack_deb(deb, into, '|'.join(f'(?:{READERS[r.partition(":")[0]][1]})' for r in p.reads.split()).replace('{langs}', langs))
+            patterns = [READERS[item.partition(':')[0]][1] for item in p.reads.split()]
+            unpack_deb(deb, into, '|'.join(f'(?:{x})' for x in patterns).replace('{langs}', langs))
             mark.write_text(what)
         return into
     # --- reading
@@ -326,21 +361,28 @@ class DebianSource:
                 for rec in reader(what, tuple(langs), source, skips):
                     n += 1
                     yield rec
-            except (ValueError, OSError) as e:                            # a set that cannot be read must not stop the others
-                if isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT): raise
+            except (ValueError,
+                    OSError) as e:                            # a set that cannot be read must not stop the others
+                if is_disk_full(e): raise
                 skips.add(source, 'set could not be read to its end', e)
         if not n:
             raise DebianError(f"the Debian packages in {self.cache} gave no record for {'-'.join(langs)}:\n{skips!r}")
     def describe(self)->list[dict]: # one row a package
         "Provenance: what was pinned, what was served"
-        out = []
-        for p in (self.packages(self.langs) if self.langs else [p for p in self.manifest if self.scale in p.scales.split()]):
-            g = self.got.get(p.package)
-            state = 'not fetched' if not g else 'changes daily' if p.package.startswith(_LISTS) else 'ok' if g['sha256'] == p.sha256 else 'differs'
-            out.append(dict(source=self.name, dataset=p.package, sets=' '.join(dict.fromkeys(f"{self.name}/{r.partition(':')[2]}" for r in p.reads.split())) or f'{self.name}/descriptions',
-                            licence=p.licence, languages=p.languages, version=p.version, served=g['version'] if g else '', sha256=g['sha256'] if g else p.sha256,
-                            bytes=g['bytes'] if g else p.bytes, state=state))
-        return out
+        if self.langs: packages = self.packages(self.langs)
+        else: packages = [p for p in self.manifest if self.scale in p.scales.split()]
+        return [self._provenance(p) for p in packages]
+
+    def _provenance(self, p):
+        got = self.got.get(p.package)
+        if not got: state = 'not fetched'
+        elif p.package.startswith(_LISTS): state = 'changes daily'
+        else: state = 'ok' if got['sha256'] == p.sha256 else 'differs'
+        sets = dict.fromkeys(f"{self.name}/{item.partition(':')[2]}" for item in p.reads.split())
+        served = got or dict(version='', sha256=p.sha256, bytes=p.bytes)
+        return dict(source=self.name, dataset=p.package, sets=' '.join(sets) or f'{self.name}/descriptions',
+                    licence=p.licence, languages=p.languages, version=p.version, served=served['version'],
+                    sha256=served['sha256'], bytes=served['bytes'], state=state)
 
 def pin_manifest(
     path:Path,   # a manifest; rewritten in place

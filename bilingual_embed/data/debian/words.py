@@ -20,11 +20,15 @@ from .docs import PairFilter, squash
 
 # %% ../../../nbs/52_data.debian.words.ipynb #fc8f71ae
 _NOTE = re.compile(r'\{[^{}]*\}|\[[^\[\]]*\]|<[^<>]*>|\([^()]*\)')
-_ABBR = {r'\bjdm\.':'jemandem', r'\bjdn\.':'jemanden', r'\bjds\.':'jemandes', r'\bjd\.':'jemand', r'\betw\.':'etwas', r"\bsb\.'s":"somebody's",
-         r'\bsb\.’s':'somebody’s', r'\bsb\.':'somebody', r'\bsth\.':'something'}
+_ABBR = { # chkstyle: ignore (German, then English)
+    r'\bjdm\.': 'jemandem', r'\bjdn\.': 'jemanden', r'\bjds\.': 'jemandes', r'\bjd\.': 'jemand', r'\betw\.': 'etwas',
+    r"\bsb\.'s": "somebody's", r'\bsb\.’s': 'somebody’s', r'\bsb\.': 'somebody', r'\bsth\.': 'something'}
 _ABBRS = [(re.compile(k), v) for k,v in _ABBR.items()]
-_FIELD = re.compile(r'\[(?:zool|bot|ornith|min|chem|techn|jur|mach|electr|comp|constr|naut|mil|med|geol|biochem|phys|math|telco|agr|fin|econ|anat|astron|biol|tool|textil|aviat'
-                    r'|auto|hist|relig|statist|phil|print|meteo|geogr|electronics|art|adm|pharm|arch|pol|transp|ling|mus|soc|psych|envir|photo|fish|lit)\.?\]')
+# of entries that belong to a subject, "[zool.]"
+_SUBJECTS = ('zool|bot|ornith|min|chem|techn|jur|mach|electr|comp|constr|naut|mil|med|geol|biochem|phys|math|telco|agr'
+             '|fin|econ|anat|astron|biol|tool|textil|aviat|auto|hist|relig|statist|phil|print|meteo|geogr|electronics'
+             '|art|adm|pharm|arch|pol|transp|ling|mus|soc|psych|envir|photo|fish|lit')
+_FIELD = re.compile(rf'\[(?:{_SUBJECTS})\.?\]')
 _PRON = re.compile(r'^(?:ich|er|sie|es|du|wir|I|he|she|it|you|we)/')
 
 def _alternatives(seg):
@@ -204,7 +208,7 @@ def read_ztext(
             out.append(squash(_ANY_TAG.sub('', _VERSE_DROP.sub(' ', raw)).replace('¶', ' ')))
         yield out
 
-_OLD = {'á':'a', 'ó':'o', 'é':'e', 'fué':'fue', 'fuí':'fui', 'dió':'dio', 'vió':'vio', 'Á':'A', 'Ó':'O', 'É':'E', 'ú':'u', 'Ú':'U'}
+_OLD = dict(zip('áóéúÁÓÉÚ', 'aoeuAOEU')) | dict(fué='fue', fuí='fui', dió='dio', vió='vio')
 _OLD_WORD = re.compile(r"\b(?:"+'|'.join(_OLD)+r")\b")
 _SHOUT = re.compile(r"^(?:[^\W\d_]+ )?[^\W\d_a-zà-ÿ]{2,}\b")
 
@@ -213,7 +217,11 @@ def modern_spanish(
 )->str:
     "Today's spelling of the accents of 1909 (`á`, `ó`, `fué`), and no shouting first word (`EN el principio`)"
     verse = _OLD_WORD.sub(lambda m: _OLD[m[0]], verse)
-    return _SHOUT.sub(lambda m: ' '.join(w.capitalize() if i == 0 or w in ('JEHOVÁ','DIOS','JESÚS') else w.lower() for i,w in enumerate(m[0].split())), verse)
+    def quiet(m):
+        first,*rest = m[0].split()
+        rest = [w.capitalize() if w in ('JEHOVÁ','DIOS','JESÚS') else w.lower() for w in rest]
+        return ' '.join([first.capitalize(), *rest])
+    return _SHOUT.sub(quiet, verse)
 
 def versification(
     name:str, # of a SWORD versification: "KJV", "NRSVA"
@@ -233,7 +241,8 @@ def read_bible(folders:list[Path], langs:tuple[str,str], source:str, skips:Skips
     mods,keep = {},PairFilter(langs, source, skips, min_words=3)
     for conf in [p for f in folders for p in sorted((f/'usr/share/sword/mods.d').glob('*.conf'))]:
         meta = dict(re.findall(r'^(\w+)=(.*)$', conf.read_text(encoding='utf-8', errors='replace'), re.M))
-        mods[meta.get('Lang', '').strip()[:2]] = (conf.parent.parent/meta['DataPath'].strip(), meta.get('Versification', 'KJV').strip())
+        folder,canon = conf.parent.parent/meta['DataPath'].strip(),meta.get('Versification', 'KJV').strip()
+        mods[meta.get('Lang', '').strip()[:2]] = folder,canon
     if missing := [l for l in langs if l not in mods]:
         raise ValueError(f"no Bible in {' or '.join(missing)} under {folders}, only in {sorted(mods)}")
     texts = []
@@ -242,7 +251,8 @@ def read_bible(folders:list[Path], langs:tuple[str,str], source:str, skips:Skips
         texts.append({})
         for entries,places in zip(read_ztext(folder), versification(canon)):
             if len(entries) != len(places):
-                raise ValueError(f"{folder} has {len(entries)} entries where versification {canon} has {len(places)}; fetch its package again")
+                raise ValueError(f"{folder} has {len(entries)} entries where versification {canon} has {len(places)}; "
+                                 "fetch its package again")
             texts[-1] |= {p: modern_spanish(t) if l == 'es' else t for p,t in zip(places, entries) if p and t}
     for lang,text in zip(langs, texts):
         for _,verses in groupby(text.items(), lambda kv: kv[0][:2]):
@@ -298,7 +308,7 @@ class Transducer:
         tags = ['<'+word()+'>' for _ in range(num())]
         bias = len(tags)
         pairs = [(num()-bias, num()-bias) for _ in range(num())]
-        sym = lambda s: '' if s == 0 else chr(s) if s > 0 else tags[-s-1]
+        def sym(s): return '' if s == 0 else chr(s) if s > 0 else tags[-s-1]
         pairs = [(sym(a), sym(b)) for a,b in pairs]
         self.sections = {}
         for _ in range(num()):
@@ -322,7 +332,8 @@ class Transducer:
                 states.append(trans)
             self.sections[name] = (start, finals, states)
     def entries(self,
-        stop:frozenset[str]=frozenset('+~'), # symbols no path may hold: "+" joins pronouns to Spanish verbs, millions of forms
+        stop:frozenset[str]=frozenset('+~'),
+                # symbols no path may hold: "+" joins pronouns to verbs, in millions of forms
         longest:int=60, # symbols on a path; longer ones are left
     )->Iterator[tuple[str,str]]: # (input side, output side), tags as <n>
         "Every path from start to end"
@@ -340,9 +351,11 @@ class Transducer:
 _TAG = re.compile(r'<[^<>]*>')
 # joined pronouns, numbers, tenses English does not tell apart
 _UNWANTED = frozenset('+~-0123456789')|{'<num>','<prs>','<pis>','<imp>'}
-_PEOPLE = {('<p1>','<sg>'):'I', ('<p2>','<sg>'):'you', ('<p3>','<sg>'):'he', ('<p1>','<pl>'):'we', ('<p2>','<pl>'):'you', ('<p3>','<pl>'):'they'}
+_PEOPLE = {('<p1>','<sg>'): 'I',  ('<p2>','<sg>'): 'you', ('<p3>','<sg>'): 'he',
+           ('<p1>','<pl>'): 'we', ('<p2>','<pl>'): 'you', ('<p3>','<pl>'): 'they'}
 # Spanish -> English form, auxiliary
-_TENSES = {'<pri>':('<pres>',''), '<ifi>':('<past>',''), '<pii>':('<past>',''), '<fti>':('<inf>','will '), '<cni>':('<inf>','would ')}
+_TENSES = {'<pri>':('<pres>',''), '<ifi>':('<past>',''), '<pii>':('<past>',''), '<fti>':('<inf>','will '),
+           '<cni>':('<inf>','would ')}
 
 def _analyse(s):
     "`go<vblex><past># to bed` and `go# to bed<vblex>` -> lemma `go# to bed`, tags"
@@ -354,7 +367,8 @@ def read_apertium(folders:list[Path], langs:tuple[str,str], source:str, skips:Sk
     if set(langs) != {'en','es'}: raise ValueError(f"apertium-eng-spa is English-Spanish, asked for {langs}")
     base = next((p for f in folders for p in [f/'usr/share/apertium/apertium-eng-spa'] if p.is_dir()), None)
     if base is None:
-        raise ValueError(f"no usr/share/apertium/apertium-eng-spa under {folders}; delete the folder and fetch the package again")
+        raise ValueError(f"no usr/share/apertium/apertium-eng-spa under {folders}; "
+                         "delete the folder and fetch the package again")
     keep = PairFilter(langs, source, skips)
     def put(en, es, ending): return keep(en, es, ending) if langs[0] == 'en' else keep(es, en, ending)
     forms = {}
@@ -362,13 +376,15 @@ def read_apertium(folders:list[Path], langs:tuple[str,str], source:str, skips:Sk
         for a,b in Transducer(base/name).entries(_UNWANTED):
             word,tags = _analyse(a)
             if tags: forms.setdefault((lang, word, tags[0]), {})[tags] = b
-    couples = dict.fromkeys((*Transducer(base/'eng-spa.autobil.bin').entries(frozenset(('<num>','+'))),
-                             *((b, a) for a,b in Transducer(base/'spa-eng.autobil.bin').entries(frozenset(('<num>','+'))))))
+    def dictionary(name): return Transducer(base/name).entries(frozenset(('<num>','+')))
+    backwards = ((en, es) for es,en in dictionary('spa-eng.autobil.bin'))
+    couples = dict.fromkeys((*dictionary('eng-spa.autobil.bin'), *backwards))
     for a,b in couples:
         (en,te),(es,ts) = _analyse(a),_analyse(b)
         if not te or not ts or te[0] != ts[0]: continue
         kind = te[0]
-        yield from put(('to ' if kind == '<vblex>' else '')+en.replace('#', ''), es.replace('#', ''), '-names' if kind == '<np>' else '-words')
+        to = 'to ' if kind == '<vblex>' else ''
+        yield from put(to+en.replace('#', ''), es.replace('#', ''), '-names' if kind == '<np>' else '-words')
         for x,y in _inflect(kind, forms.get(('en', en, kind), {}), forms.get(('es', es, kind), {})):
             yield from put(x, y, '-forms')
 
