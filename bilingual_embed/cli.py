@@ -23,7 +23,7 @@ from .data.files import ENDINGS, FORMATS, Bad, Output, Spool, Texts
 from .data.files import arrow, by_ending, format_of, json_lines, open_vectors, read_rows
 from .inference.search import top_k
 
-# %% ../nbs/92_cli.ipynb #983475bd
+# %% ../nbs/92_cli.ipynb #208d3bab
 class UsageError(ValueError): "A mistake in the arguments of a command"
 
 class Command(NamedTuple):
@@ -464,7 +464,7 @@ def _export(a):
     for p in sorted(p for p in folder.iterdir() if p.suffix in ('.onnx','.safetensors')):
         print(f"{p}  {p.stat().st_size/1e6:,.1f} MB")
 
-# %% ../nbs/92_cli.ipynb #b42fd348
+# %% ../nbs/92_cli.ipynb #c69f19da
 class Finding(NamedTuple):
     "A line of the doctor's report"
     what:str
@@ -538,7 +538,7 @@ def _missing_extras():
         except importlib.metadata.PackageNotFoundError: missing[extra].append(package)
     return missing
 
-# %% ../nbs/92_cli.ipynb #bbe65899
+# %% ../nbs/92_cli.ipynb #8ba1e3c2
 def _versions():
     import tokenizers, torch, transformers
     import bilingual_embed

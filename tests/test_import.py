@@ -1,27 +1,33 @@
-"`pip install .` without extras: the library imports and encodes, with nothing of training and judging at hand"
-import json, subprocess, sys
-import numpy as np
-import pytest
+"""`pip install .` without extras: the library imports and encodes, with nothing of training and evaluation at hand.
+And on systems other than POSIX: every module imports, and the command line encodes."""
+import json, pkgutil, subprocess, sys
+import numpy as np, pytest
+import bilingual_embed
 from test_house import CORE, DISTS, ROOT, closure
 
 BARE = '''
 import json, sys
 hidden = set(json.loads(sys.argv[1]))
-class Hide:                                     # a finder that does not find some packages: as if they were not installed
+class Hide: # a finder that does not find some packages: as if they were not installed
     def __init__(self, f): self.f = f
     def __getattr__(self, k): return getattr(self.f, k)
     def find_spec(self, name, *a): return None if name.split('.')[0] in hidden else self.f.find_spec(name, *a)
 sys.meta_path[:] = [Hide(f) for f in sys.meta_path]
 '''
+EXTRAS = 'pandas sklearn scipy matplotlib seaborn datasets accelerate mteb sentence_transformers pyarrow pytest'
+
+def python(code, *args, timeout=300):
+    command = [sys.executable, '-W', 'ignore', '-c', code, *map(str, args)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout)
+
 @pytest.fixture(scope='module')
 def bare():
     "Runs code in a process that sees the core requirements and their dependencies only"
     core = closure(CORE)
     hidden = sorted(top for top,ds in DISTS.items() if not ds & core and top != 'bilingual_embed')
-    want = {'pandas','sklearn','scipy','matplotlib','seaborn','datasets','accelerate','mteb','sentence_transformers','pyarrow','pytest'}
-    assert want <= set(hidden), f"not hidden: {want-set(hidden)}"
-    def run(code, *args):
-        return subprocess.run([sys.executable, '-c', BARE+code, json.dumps(hidden), *map(str, args)], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    missing = set(EXTRAS.split()) - set(hidden)
+    assert not missing, f"not hidden: {missing}"
+    def run(code, *args): return python(BARE+code, json.dumps(hidden), *args)
     return run
 
 def test_the_test_hides(bare):
@@ -29,17 +35,81 @@ def test_the_test_hides(bare):
     assert r.returncode and "No module named 'pandas'" in r.stderr
 
 def test_import_registers_the_architecture(bare):
-    r = bare("import bilingual_embed as b; from transformers import AutoConfig; print(AutoConfig.for_model('bilingual_jina_bert').model_type, 'load' in dir(b), hasattr(b, 'lod'))")
+    r = bare("""
+import bilingual_embed as b
+from transformers import AutoConfig
+print(AutoConfig.for_model('bilingual_jina_bert').model_type, 'load' in dir(b), hasattr(b, 'lod'))""")
     assert r.returncode == 0, r.stderr
     assert r.stdout.split() == ['bilingual_jina_bert','True','False']
 
+ENCODE = """
+import bilingual_embed, numpy as np
+m = bilingual_embed.load(sys.argv[2], device='cpu')
+np.save(sys.argv[3], m.encode(json.loads(sys.argv[4])))
+assert isinstance(m, bilingual_embed.Embedder)
+print(sorted(hidden & {n.split('.')[0] for n in sys.modules}), m.revision)"""
 def test_encodes_without_extras(bare, model_folder, embedder, tmp_path):
     texts = ["Good morning, harbour.", "Guten Morgen, Hafen.", "ok"]
-    r = bare("""
-import bilingual_embed, numpy as np
-m = bilingual_embed.load(sys.argv[2], device='cpu'); np.save(sys.argv[3], m.encode(json.loads(sys.argv[4])))
-assert isinstance(m, bilingual_embed.Embedder)
-print(sorted(hidden & {n.split('.')[0] for n in sys.modules}), m.revision)""", model_folder, tmp_path/'e.npy', json.dumps(texts))
+    r = bare(ENCODE, model_folder, tmp_path/'e.npy', json.dumps(texts))
     assert r.returncode == 0, r.stderr
     assert r.stdout.strip() == f'[] {embedder.revision}'
     np.testing.assert_allclose(np.load(tmp_path/'e.npy'), embedder.encode(texts), rtol=0, atol=1e-6)
+
+# ---- Windows and macOS
+
+# What Windows lacks: modules, and names of modules that it has. Other packages were built for this system and may use
+# all of it, so they are imported before.
+ELSEWHERE = '''
+import errno, importlib, os, signal, sys
+def load(name):
+    try: importlib.import_module(name)
+    except ModuleNotFoundError: pass
+others = ('torch transformers.modeling_utils transformers.modeling_layers huggingface_hub accelerate datasets mteb '
+          'pandas scipy.stats sklearn.linear_model matplotlib.pyplot pyarrow.parquet sentence_transformers')
+for name in others.split(): load(name)
+os.environ.setdefault('USERNAME', 'somebody')
+for name in ('fcntl','grp','pwd','resource','syslog','termios','tty','pty'): sys.modules[name] = None
+for module,names in {os: 'fork mkfifo setsid killpg', errno: 'EDQUOT'}.items():
+    for name in names.split():
+        if hasattr(module, name): delattr(module, name)
+'''
+def modules(): return [m.name for m in pkgutil.walk_packages(bilingual_embed.__path__, 'bilingual_embed.')]
+
+IMPORT = '''
+import importlib, json
+assert 'bilingual_embed' not in sys.modules
+for name in json.loads(sys.argv[1]): importlib.import_module(name)
+print('all imported')
+'''
+def test_every_module_imports_on_windows():
+    names = modules()
+    assert 'bilingual_embed.cli' in names and 'bilingual_embed.data.debian.source' in names
+    r = python(ELSEWHERE+IMPORT, json.dumps(names))
+    assert r.returncode == 0 and 'all imported' in r.stdout, r.stderr[-3000:]
+
+COMMAND = '''
+from bilingual_embed.cli import main
+sys.exit(main(sys.argv[1:]))
+'''
+def test_the_command_line_encodes_on_windows(model_folder, embedder, tmp_path):
+    texts = ['Good morning, harbour.', 'Guten Morgen, Hafen.']
+    (tmp_path/'t.txt').write_text('\n'.join(texts)+'\n', encoding='utf-8')
+    encode = 'encode','--model',model_folder,tmp_path/'t.txt'
+    r = python(ELSEWHERE+COMMAND, *encode)
+    assert r.returncode == 0, r.stderr[-3000:]
+    np.testing.assert_allclose([json.loads(l) for l in r.stdout.splitlines()], embedder.encode(texts), atol=1e-5)
+
+    r = python(ELSEWHERE+COMMAND, *encode, '--out', tmp_path/'v.npy')
+    assert r.returncode == 0, r.stderr[-3000:]
+    np.testing.assert_allclose(np.load(tmp_path/'v.npy'), embedder.encode(texts), atol=1e-5)
+    r = python(ELSEWHERE+COMMAND, 'search', '--model', model_folder, tmp_path/'t.txt', texts[1], '-k', 1)
+    assert r.returncode == 0 and texts[1] in r.stdout.splitlines()[1], r.stderr[-3000:]
+    for command in ('doctor', 'plan'):
+        r = python(ELSEWHERE+COMMAND, command, '--help')
+        assert r.returncode == 0, r.stderr[-3000:]
+
+def test_the_test_blocks():
+    r = python(ELSEWHERE+"import fcntl")
+    assert r.returncode and 'fcntl' in r.stderr
+    r = python(ELSEWHERE+"os.mkfifo")
+    assert r.returncode and 'mkfifo' in r.stderr
