@@ -64,7 +64,7 @@ def in_language(
     text:str,
     lang:str,                 # declared language
     min_probability:float=.1, # that the declared language must have where another one is likelier
-    window:int=300,           # characters judged at once
+    window:int=300,           # characters checked at once
 )->bool:
     "Is a text in its language? A long one is if its beginning, middle or end is: manuals quote code and licences"
     n = len(text)
@@ -142,7 +142,7 @@ class Deduper:
         rows:list[list],         # word hashes of each text of each record
         near:bool=True,                # False: exact duplicates only
     )->list[str]:                      # '', 'duplicate' or 'near duplicate' for each record
-        "Judge a batch in order and remember what is new"
+        "Check a batch in order and remember what is new"
         salt = xxhash.xxh3_64_intdigest(kind.encode())
         exact = [xxhash.xxh3_64_intdigest(b'|'.join(h.tobytes() for h in r), salt) for r in rows]
 
@@ -248,7 +248,7 @@ def _test_files(folder): # the files of a folder that hold texts, those of a tra
 def eval_texts(
     *folders:str|Path, # evaluation folders, or single files; files of a train split are skipped
 )->Iterator[str]:
-    "Every text that the evaluation sets judge by: corpus, queries, both sides of pairs, labelled texts"
+    "Every text in the evaluation sets: corpus, queries, both sides of pairs, labelled texts"
     for folder in map(Path, folders):
         for path in _test_files(folder):
             for row in read_rows(path):
@@ -267,7 +267,7 @@ class Rules:
     max_repeated_trigrams:float = .5    # share of word trigrams that are repeats, in texts of 50 words or more
     max_length_ratio:float = 2.2        # longer to shorter translation, after adding 15 characters to both
     parallel_share:float = .8           # share of a source's cross-lingual pairs that keep the ratio, if it is parallel
-    min_language_letters:int = 25       # the language of a shorter text is not judged
+    min_language_letters:int = 25       # the language of a shorter text is not checked
     min_language_probability:float = .1 # of the declared language, if another one is likelier
 
 # why a record is removed, in the order of the checks
@@ -373,7 +373,7 @@ def _broken_rule(rec, texts, words, hashes, rules, langs):
     if isinstance(rec, (Pair, Triplet)) and np.array_equal(hashes[0], hashes[1]): return 'copy'
 
     if '-' in rec.lang: judged = zip(texts, n_letters, rec.lang.split('-'))
-    else: judged = [('\n'.join(texts), sum(n_letters), rec.lang)]          # a title is judged together with its text
+    else: judged = [('\n'.join(texts), sum(n_letters), rec.lang)]          # a title is checked together with its text
     for text,n,lang in judged:
         if n >= rules.min_language_letters and not in_language(text, lang, rules.min_language_probability):
             return 'wrong language'
@@ -460,7 +460,7 @@ def clean(
     rules:Rules=Rules(),           # thresholds
     dedup:Deduper|None=None,       # None: no duplicates are removed
     decontaminate:Decontaminator|None=None, # None: evaluation text is not looked for
-    batch_size:int=512,            # records judged at once; the only ones in memory
+    batch_size:int=512,            # records checked at once; the only ones in memory
     tagged:bool=False,             # True: (record, tag) come in and go out, whatever the tag is
 )->Iterator[Record]:               # repaired records in their order
     "Text worth learning from: repaired, filtered, in the declared language, without evaluation text, each once"

@@ -84,7 +84,7 @@ class LocalSource:
                 else: skips.add(source, 'other language than the run', f'{path}: {rec.lang}')
     def describe(self,
         langs:tuple[str,str]|None=None, # only the files of this pair; None: all
-    )->list[dict]:                      # one row a file
+    )->list[dict]:                      # one row per file
         "Provenance: data set, kind, languages, checksum; licence and origin come from MANIFEST.tsv if there is one"
         known = self._manifest()
         out = []
@@ -182,7 +182,7 @@ class SampleSource:
             yield Triplet(r['question'][a], r['text'][b], (r['distractor'][b],), _code(a,b), 'sample/questions')
         for r in long:
             for q in r['questions']: yield Pair(q[a], r['text'][b], _code(a,b), 'sample/long-questions')
-    def describe(self)->list[dict]: # one row a file
+    def describe(self)->list[dict]: # one row per file
         "Provenance of the sample"
         out = []
         for f in self.FILES:

@@ -250,7 +250,7 @@ def prepare(
     folder:str|Path,                  # prepared tasks; what is there already stays
     langs:tuple[str,str]=('en','de'), # as in suite
     check:bool=True,                  # as in suite
-)->list[dict]:                        # one row a task: state is "ready" (was there), "prepared", or what went wrong
+)->list[dict]:                        # one row per task: state is "ready" (was there), "prepared", or what went wrong
     "Fetch a suite's data once and write them as plain files, for suite(name, data=folder) on a machine without a hub"
     if check: _need_hub(name, "prepare the tasks on a machine that can")
     rows = []

@@ -50,7 +50,7 @@ def flops_per_token(
     return (layers + attention + head) * (4 if cached else 3)
 
 # %% ../../nbs/73_train.plan.ipynb #a607cf22
-def _counted_activations(m, n_tokens, precision): # bytes a token that autograd keeps, counted in the whole model
+def _counted_activations(m, n_tokens, precision): # bytes per token that autograd keeps, counted in the whole model
     T = min(n_tokens, 512)
     model = JinaBertModel(JinaBertConfig(vocab_size=1000, **asdict(m))).train()
 
@@ -152,7 +152,7 @@ def measured_speed(
     r:Recipe,
     stage:str,
     **kw, # n_tokens, steps
-)->tuple[float,float]: # seconds a token (forward and backward), seconds of an optimiser step, at the recipe's depth
+)->tuple[float,float]: # seconds per token (forward and backward), seconds of an optimiser step, at the recipe's depth
     "Speed of a stage on this machine, by a straight line through one and two layers"
     if stage == 'align': return step_seconds(r, stage, 1, **kw)
     L,V = r.model.num_hidden_layers,r.tokenizer.vocab_size
@@ -172,7 +172,7 @@ def plan(
     mfu:float=.4,          # share of that peak that training reaches (an assumption)
     fill:float=.6,         # mean length of a contrastive text over the longest (ours: 0.5 to 0.7 in our corpora)
     **kw,                  # n_tokens and steps of `measured_speed`
-)->list[dict]:             # a row a stage
+)->list[dict]:             # one row per stage
     "Tokens, operations, memory and hours of a recipe"
     stages = [stage for stage in STAGES if getattr(r, stage).steps]
     return [_plan_stage(r, stage, gpus, gpu_memory, tflops, mfu, fill, **kw) for stage in stages]

@@ -188,7 +188,7 @@ _ANY_TAG = re.compile(r'<[^<>]+>')
 
 def read_ztext(
     folder:Path, # of a SWORD zText module: {ot,nt}.{bzs,bzv,bzz}
-)->Iterator[list[str]]: # (ot entries), (nt entries): one text a place, "" at headings
+)->Iterator[list[str]]: # (ot entries), (nt entries): one text per place, "" at headings
     "The entries of a SWORD module in the order of its versification"
     for part in ('ot', 'nt'):
         try: s,v,z = ((folder/f'{part}.{x}').read_bytes() for x in ('bzs','bzv','bzz'))
