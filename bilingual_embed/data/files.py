@@ -265,7 +265,7 @@ def json_lines(
     keep:Sequence[str]=(),       # names of the kept values
     readable:bool=True,          # letters beyond ASCII as they are
 )->str:
-    "Embeddings as JSON Lines, rounded to six places: one list per row, with kept fields an object with an \"embedding\""
+    "Embeddings as JSON Lines, with six places: one list per row, or if fields are kept an object with an \"embedding\""
     out = []
     for embedding,row in zip(x, rows):
         value = [round(float(v), 6) for v in embedding]
