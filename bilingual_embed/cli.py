@@ -165,7 +165,7 @@ def _encode(a):
     out = Output(Path(a.out), dim, dict(model=model.revision) | options, keep, a.restart) if a.out else _LinesOut()
     out.keep = keep
     with out, _warnings_as_lines():
-        if out.rows: # a run was stopped: read what it has encoded, and check that it was these texts
+        if out.rows: # a run was stopped: read what was already encoded, and check that the texts are the same
             n = sum(texts.add(r) is None for r in islice(rows, out.rows))
             out.check(texts, n)
             print(f"continuing after the {n:,} texts in {out.part}", file=sys.stderr)

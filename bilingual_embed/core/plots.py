@@ -43,7 +43,7 @@ def _check_rows(name, rows):
 def save_figure(
     fig:mpl.figure.Figure,   # the picture
     name:str,                # file name without ending, such as "alibi_reach"
-    rows:list[dict],         # the numbers in it, one dict a point, the same keys in each; a DataFrame works too
+    rows:list[dict],         # the numbers in it, one dict per point, the same keys in each; a DataFrame works too
     folder:str|Path|None=None, # where to; default figures/ of the checkout
 ):
     "Save a picture and its numbers as `name`.png and `name`.csv"

@@ -74,7 +74,7 @@ class Recipe:
     text:TextRecipe
     tokenizer:TokenizerRecipe
     model:ModelRecipe
-    align:StageRecipe     # stage 0: token embeddings alone, InfoNCE on pairs; 0 steps leaves it out, as the paper does
+    align:StageRecipe     # before the paper's three stages: token embeddings alone, InfoNCE on pairs; 0 steps skips it
     pretrain:StageRecipe  # stage 1: MLM
     pairs:StageRecipe     # stage 2: InfoNCE on text pairs
     multitask:StageRecipe # stage 3: one task per batch, its kind picks the loss

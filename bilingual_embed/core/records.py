@@ -155,16 +155,16 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    "One number of a judged model, one row of scores.csv"
+    "One score of a model: one row of scores.csv"
     task:str     # "stsb/en-de"
     lang:str     # "en-de"
     metric:str   # "cosine_spearman"
     value:float  # 0..1 (a correlation may be below 0)
     n:int        # test items behind the value
-    run:str      # "untrained", "mlm", "pairs", "multitask", "tfidf", ...
+    run:str      # "untrained", "align", "pretrain", "pairs", "multitask", "tfidf", ...
     commit:str   # of the code that made it; "" outside a git checkout
     seed:int
-    seconds:float # to encode and judge
+    seconds:float # to encode and score
 
 # %% ../../nbs/32_core.records.ipynb #e0eb1b41
 class Skips:

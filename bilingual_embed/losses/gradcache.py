@@ -24,7 +24,7 @@ def _set_rng(state):
 
 @contextmanager
 def replay(
-    state, # what `_get_rng` returned
+    state, # the random state from before the piece
 ):
     "Draw the same random numbers again, then go on as if nothing had been drawn"
     now = _get_rng()
@@ -36,7 +36,7 @@ def replay(
 def _no_sync(last:bool): return nullcontext()
 
 def cached_backward(
-    embed:Callable[[int],Tensor],     # number of a piece -> (n_i,D) its embeddings, differentiable
+    embed:Callable[[int],Tensor],     # index of a piece -> (n_i,D) its embeddings, differentiable
     n_pieces:int,                     # at least 1
     loss_of:Callable[[Tensor],Tensor],# (N,D) embeddings of all pieces, in order -> scalar
     backward:Callable[[Tensor],None]=Tensor.backward, # starts a backward pass; `Accelerator.backward` scales for fp16

@@ -65,7 +65,7 @@ def all_gather_grad(
 def pick_loss(
     sim:Tensor,         # (B,C) cosines of rows and candidates
     positive:Tensor,    # (B,) place of each row's partner among the candidates
-    temperature:float,  # the loss divides cosines by it; the formulas' tau
+    temperature:float,  # cosines are divided by it (tau in the formulas)
     drop:Tensor|None=None, # (B,C) bool, candidates that do not count; a partner always counts
 )->Tensor:              # scalar; ln C for a model that knows nothing
     "Cross-entropy of picking the partner out of the candidates (InfoNCE, van den Oord et al. 2018)"
@@ -78,10 +78,10 @@ def false_negatives(
     sim:Tensor,            # (B,C) cosines
     positive:Tensor,       # (B,) place of the partner
     margin:float|None=None,# leave out candidates above the partner's similarity plus this; 0.1 in Qwen3-Embedding
-    own:Tensor|None=None,  # (B,) numbers of the rows' texts
-    partner:Tensor|None=None,  # (B,) numbers of the partners' texts
-    candidates:Tensor|None=None, # (C,) numbers of the candidates' texts
-    askers:Tensor|None=None,     # (C0,) numbers of the first C0 candidates' own partners
+    own:Tensor|None=None,  # (B,) text ids of the rows
+    partner:Tensor|None=None,  # (B,) text ids of the partners
+    candidates:Tensor|None=None, # (C,) text ids of the candidates
+    askers:Tensor|None=None,     # (C0,) text ids of the first C0 candidates' own partners
 )->Tensor:                 # (B,C) bool, to be left out; never the partner
     "Candidates that are not wrong answers: the same text, or more similar than the partner by a margin"
     drop = torch.zeros_like(sim, dtype=torch.bool)
@@ -115,7 +115,7 @@ def info_nce(
     present:Tensor|None=None,   # (B,K) or (M,) bool, False where a negative is padding
     temperature:float=.05, # the cosines are divided by it (jina-v3's value)
     both_ways:bool=True,   # also from passage to query; the mean of the two
-    ids:tuple[Tensor,...]|None=None, # a number a text, the same for equal texts: (B,), (B,), negatives'; masks them
+    ids:tuple[Tensor,...]|None=None, # text ids: q's (B,), p's (B,), the negatives'; equal texts are no wrong answers
     margin:float|None=None,# leave out candidates more similar than the partner by this; 0.1 in Qwen3-Embedding
     gather:Callable=all_gather_grad, # rows of this process -> rows of all, where its own begin, number of processes
 )->Tensor:                 # scalar, at least float32; a model that knows nothing: ln B (one way, M negatives: ln(B+M))

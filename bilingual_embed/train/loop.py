@@ -42,7 +42,7 @@ class Objective(nn.Module):
     def __init__(self,
         model:JinaBertForMaskedLM|JinaBertModel,
         stage:StageRecipe,
-        depth:str='all', # all, or embeddings: token embeddings and the last LayerNorm alone, past the layers
+        depth:str='all', # all, or embeddings: only the token embeddings and the last LayerNorm; the layers are skipped
         mean_over_processes:Callable|None=None, # scalar tensor -> its mean over processes; None in one process
     ):
         super().__init__()
@@ -89,7 +89,7 @@ class Objective(nn.Module):
         piece:int|slice|None=None,  # mlm: some of its rows; other kinds: the number of a padded batch; None: all
         n_labels:Tensor|None=None,  # mlm in pieces: masked tokens of the whole batch
     )->Tensor:                      # the loss, or the part of these rows in it; (n,D) embeddings of one padded batch
-        "The loss of a batch, or a piece of the way there"
+        "The loss of a batch; with `piece`, an MLM batch's partial loss or the embeddings of one padded batch"
         if batch.kind == 'mlm': return self._mlm_loss(batch, slice(None) if piece is None else piece, n_labels)
         if piece is not None: return self.embed(batch.tokens[piece])
         embeddings = torch.cat([self.embed(texts) for texts in batch.tokens])
@@ -286,7 +286,7 @@ def _is_whole(row): # a row that was half written lacks its end
         return bool(row['skipped'])
     except (KeyError, TypeError, ValueError): return False
 
-def _log_rows(path): # a dict a row, values as text; None for a row that is damaged
+def _log_rows(path): # one dict per row, values as text; None for a row that is damaged
     with path.open(newline='', encoding='utf-8', errors='replace') as f:
         reader = csv.DictReader(f)
         while True:
@@ -344,7 +344,7 @@ class Log:
 
 def read_log(
     folder:Path, # of a stage
-)->list[dict]:   # one a step, numbers as numbers
+)->list[dict]:   # one per step, numbers as numbers
     "The log of a stage"
     path = Path(folder)/'log.csv'
     if not path.is_file():
@@ -527,7 +527,8 @@ def train(
     done = _resume(state, plain, optimizer, accelerator, fingerprint)
     if done.step and is_main: print(f"{name}: continues from step {done.step} of {stage.steps}")
     start,tokens_before = done.step,done.tokens
-    not_finite = constant = 0 # steps in a row; micro-batches of equal scores
+    not_finite = 0   # steps in a row without a finite loss or gradient
+    constant = 0     # micro-batches whose scores were all equal
     started = last_time = time.perf_counter()
 
     n_micro = stage.gradient_accumulation_steps

@@ -23,7 +23,7 @@ from ..inference.search import top_k
 def mine_hard_negatives(
     encode:Callable,         # list of texts -> (n,D) embeddings, of the model after the pairs stage
     pairs:Sequence[Pair],    # of one language and one set
-    num_negatives:int=4,     # a pair, at most
+    num_negatives:int=4,     # per pair, at most
     relative_margin:float|None=.05, # a negative's cosine stays this share below the answer's; None: any cosine
     range_max:int=50,        # the nearest texts to a query that are considered
 )->Iterator[Triplet]:        # pairs that have at least one negative; negatives nearest first
@@ -71,8 +71,8 @@ def hard_negative_tasks(
     folder:str|Path,         # for the tables; made where it does not exist
     num_negatives:int=4,     # as in `mine_hard_negatives`, and so is the next
     relative_margin:float|None=.05,
-    max_pairs:int=20_000,    # of a set
-    max_tokens:int|None=256, # of a text, as the multitask stage will cut it; None: the model's length
+    max_pairs:int=20_000,    # per set
+    max_tokens:int|None=256, # per text, as the multitask stage will cut it; None: the model's length
     alpha:float=.7,          # a task of n rows weighs n**alpha
     log:Callable=print,      # called with a sentence for each set that is mined
 )->list[Task]:               # of kind triplets, for `start_run(..., extra=...)` or `replace(run, extra=...)`

@@ -80,7 +80,7 @@ def memory(
     r:Recipe,
     stage:str,
     gpus:int=1,
-)->dict[str,float]: # GB a process, by part
+)->dict[str,float]: # GB per process, by part
     "Memory that training a stage takes"
     s = getattr(r, stage)
     V = r.tokenizer.vocab_size

@@ -90,7 +90,7 @@ def is_main_process()->bool:
     return int(os.environ.get('RANK', '0')) == 0
 
 def wait_for_everyone():
-    "Returns when all processes have come here"
+    "Wait until all processes have reached this point"
     if int(os.environ.get('WORLD_SIZE', '1')) == 1: return
     from accelerate import PartialState
     a_day = timedelta(days=1)      # the first process may be packing a large corpus
@@ -189,7 +189,7 @@ def with_mlm_head(
     model.bert.load_state_dict(base.state_dict())
     return model
 
-def mlm_tasks(run:Run)->list[Task]: # one a language, and one of translations side by side
+def mlm_tasks(run:Run)->list[Task]: # one per language, and one of translations side by side
     "Packed token rows of the run's documents (paper section 3.1)"
     text,langs = run.recipe.text,run.recipe.langs
     max_tokens = run.recipe.pretrain.max_tokens
