@@ -230,7 +230,7 @@ class JinaBertModel(JinaBertPreTrainedModel):
     def embeddings_only(self,
         input_ids:Tensor, # (B,T) int
     )->Tensor:            # (B,T,D)
-        "Embeddings and the last LayerNorm, skipping all layers: the output of a fresh model while its layers add nothing"
+        "Embeddings and the last LayerNorm, skipping all layers: a fresh model's output while its layers add nothing"
         return self.encoder.layer[-1](self.embeddings(input_ids, None, None))
 
     def forward(self,
