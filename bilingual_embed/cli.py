@@ -35,7 +35,9 @@ class Command(NamedTuple):
 
 COMMANDS = {} # name -> Command
 
-def option(*names, **keywords): return names,keywords
+def option(*names, **keywords):
+    "Names and settings of an option, as `argparse` takes them"
+    return names,keywords
 
 def command(
     name:str,      # after "bilingual-embed"

@@ -133,6 +133,34 @@ def measured()->dict: # name -> number, for the sentences of the front page
         sentences=speed['ours'],
         notebooks=len(list(repo_path('nbs').glob('[0-9]*.ipynb'))))
 
+def speed_table()->str: # Markdown
+    "The engine beside the usual ways, measured side by side in one run, with the same numbers out"
+    with open(repo_path('figures', 'engine.jsonl'), encoding='utf-8') as f: engine = [json.loads(l) for l in f]
+    def one(**want): return next(r for r in engine if all(r.get(k) == v for k,v in want.items()))
+    def ratio(x): return f'**{x:.{1 if x > 1.05 else 2}f}x**'
+    def seconds(s): return f'{s:,.1f} s' if s > .1 else f'{1e3*s:.2f} ms'
+
+    rows = []
+    def times(name, ours, usual, **what):
+        a,b = (one(way=w, **what)['seconds'] for w in (ours, usual))
+        rows.append([name, seconds(a), seconds(b), ratio(b/a)])
+    whole = dict(what='encode', tokens=8192)
+    attention = dict(what='attention', train=False)
+    times('one text of 8192 tokens, base model (161 M)', 'ours', 'published', **whole)
+    times('the same in bfloat16, against float32', 'ours_bf16', 'published', **whole)
+    a,b = (one(way=w, **whole)['bytes']/1e9 for w in ('ours', 'published'))
+    rows.append(['its memory above the loaded model', f'{a:.2f} GB', f'{b:.2f} GB', f'**1/{b/a:.0f}**'])
+    times('attention over 8192 tokens, 12 heads', 'ours', 'sdpa', tokens=8192, dtype='float32', **attention)
+    times('the same in bfloat16, both', 'ours', 'sdpa', tokens=8192, dtype='bfloat16', **attention)
+    times('attention over 128 tokens', 'ours', 'sdpa', tokens=128, dtype='float32', **attention)
+    a,b = (one(way=w, what='mix', size='base', tokens=1024)['texts_per_s'] for w in ('ours', 'st_published'))
+    rows.append(['texts of many lengths, sentence-transformers', f'{a:.1f} a second', f'{b:.1f} a second', ratio(a/b)])
+    t = one(what='train')
+    trained = [f"{t[w]:,.0f} tokens/s" for w in ('ours', 'bert')]
+    rows.append(["MLM training, BERT in transformers' Trainer", *trained, ratio(t['ratio'])])
+    machine = one(cmd='machine')
+    return table([f"{machine['device']}, {machine['threads']} threads, torch {machine['torch']}", 'ours', 'usual way', ''], rows)
+
 def package_map()->str: # Markdown, a line a package
     "The packages and their notebooks, read from the notebooks and the packages' docstrings"
     notebooks = defaultdict(list)

@@ -6,12 +6,12 @@
 __all__ = ['Published', 'published', 'measured', 'Board', 'leaderboard', 'plot_board', 'judge_suite', 'register', 'mteb_command']
 
 # %% ../../nbs/86_evaluate.leaderboard.ipynb #690d3035
-import argparse, csv, json, re, sys
+import argparse, csv, json, sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-import matplotlib.pyplot as plt, numpy as np, pandas as pd, seaborn as sns
+import matplotlib.pyplot as plt, numpy as np, pandas as pd
 
 from ..core.io import repo_path
 from ..core.plots import COLORS
@@ -217,22 +217,24 @@ def plot_board(
     board:Board,
     title:str='', # "" says how far the best measured model is from the best published one
 )->tuple[plt.Figure,list[dict]]: # the figure and its rows, for save_figure
-    "A leaderboard as a heat map: models by tasks, measured ones marked"
+    "A leaderboard as a dot plot: tasks down, a mark per model; published models hollow, measured ones filled"
     t = board.table
     columns = sorted(board.kinds, key=lambda x: (board.kinds[x], x))
     if board.common: columns = [_MEANS[0], *columns]
     title = title or _gap(t) or f'{len(t)} models, {len(board.kinds)} tasks'
 
-    fig,ax = plt.subplots(figsize=(3+1.3*len(columns), 1.4+.3*len(t)))
-    sns.heatmap(t[columns], annot=True, fmt='.1f', vmin=0, vmax=100, cmap='viridis', linewidths=.5, ax=ax,
-                annot_kws=dict(size=9), cbar_kws=dict(label='score (x 100)'))
-    ax.set(xlabel='', ylabel='', yticklabels=[model_name(m) for m in t.index])
-    ax.set_title(f'{title}\n', loc='left')
-    for label,origin in zip(ax.get_yticklabels(), t.origin):
-        if origin == 'measured': label.set(fontweight='bold', color=COLORS[3])
-    ax.text(0, 1.01, 'bold: measured here', transform=ax.transAxes, size=9, color=COLORS[3])
-    between_words = r'(?<=[a-z0-9])(?=[A-Z])|/'
-    ax.set_xticklabels([re.sub(between_words, '\n', c) for c in columns], rotation=0, fontsize=8)
+    fig,ax = plt.subplots(figsize=(9, max(2.6, 1.4 + .55*len(columns), .32*len(t))))
+    for i,m in enumerate(t.index):
+        measured = t.origin[m] == 'measured'
+        color = COLORS[i % len(COLORS)]
+        height = np.arange(len(columns)) + .5*(i/max(1, len(t)-1) - .5)       # marks of equal scores stay apart
+        ax.plot(t.loc[m, columns].astype(float), height, 'D' if measured else 'o', color=color, ms=7,
+                mfc=color if measured else 'white', label=model_name(m) + (', measured here' if measured else ''))
+    ax.set(xlabel='score (x 100)', xlim=(0, 100), ylim=(len(columns)-.5, -.5), yticks=range(len(columns)), yticklabels=columns)
+    ax.set_title(title, loc='left')
+    ax.grid(axis='y', visible=False)
+    for edge in range(1, len(columns)): ax.axhline(edge-.5, color='.85', lw=.8)
+    ax.legend(loc='upper left', bbox_to_anchor=(1.01, 1.02), fontsize=8)
     rows = [dict(model=m, origin=t.origin[m], task=c, kind=board.kinds.get(c, 'average'), score=t[c][m])
             for m in t.index for c in columns]
     return fig,rows
