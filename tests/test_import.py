@@ -60,7 +60,7 @@ def test_encodes_without_extras(bare, model_folder, embedder, tmp_path):
 # What Windows lacks: modules, and names of modules that it has. Other packages were built for this system and may use
 # all of it, so they are imported before.
 ELSEWHERE = '''
-import errno, importlib, os, signal, sys
+import errno, importlib, os, signal, sys, types
 def load(name):
     try: importlib.import_module(name)
     except ModuleNotFoundError: pass
@@ -68,6 +68,7 @@ others = ('torch transformers.modeling_utils transformers.modeling_layers huggin
           'pandas scipy.stats sklearn.linear_model matplotlib.pyplot pyarrow.parquet sentence_transformers')
 for name in others.split(): load(name)
 os.environ.setdefault('USERNAME', 'somebody')
+sys.modules['msvcrt'] = types.SimpleNamespace(LK_NBLCK=2, LK_UNLCK=0, locking=lambda fd, mode, n: None)
 for name in ('fcntl','grp','pwd','resource','syslog','termios','tty','pty'): sys.modules[name] = None
 for module,names in {os: 'fork mkfifo setsid killpg', errno: 'EDQUOT'}.items():
     for name in names.split():

@@ -60,7 +60,7 @@ def test_a_file_cut_anywhere_is_a_clear_error(model_folder, name, share):
     with tempfile.TemporaryDirectory() as d:
         f = Path(shutil.copytree(model_folder, Path(d)/'m'))/name
         b = f.read_bytes()
-        f.write_bytes(b[:int(len(b)*share)])
+        f.write_bytes(b[:min(int(len(b)*share), len(b)-2)])        # never the line end alone
         with pytest.raises((WeightsError, TokenizerError), match='cut short|missing|not those') as e:
             load(f.parent, device='cpu')
         assert name in str(e.value)
