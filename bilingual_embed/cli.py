@@ -597,7 +597,7 @@ def _folders():
 
 def _hub(online):
     if not online: return Finding('hub', "not asked (--online asks)")
-    try: from bilingual_embed.evaluate.tasks import hub_reachable
+    try: from bilingual_embed.data.hub import hub_reachable
     except ModuleNotFoundError as e:
         return Finding('hub', f"not asked: {e.name} is missing; pip install '.[train]'", False)
     reachable,answer = hub_reachable()
