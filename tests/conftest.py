@@ -1,5 +1,5 @@
 "What every test stands on: one thread, no network, and a small model folder"
-import os
+import json, os
 # before torch and transformers are imported; subprocesses inherit it
 os.environ |= dict(OMP_NUM_THREADS='1', TOKENIZERS_PARALLELISM='false', MPLBACKEND='agg', HF_HUB_OFFLINE='1',
                    TRANSFORMERS_OFFLINE='1', HF_DATASETS_OFFLINE='1', HF_HUB_DISABLE_PROGRESS_BARS='1')
@@ -12,6 +12,11 @@ STORY = [("The lighthouse keeper wrote the weather into a book every evening.", 
          ("Am Morgen lag Nebel über dem Hafen, und die Boote blieben am Kai.", 'de'),
          ("By noon the wind had turned, and the first sails came round the point.", 'en'),
          ("Der Hafenmeister zählte sie und strich ihre Namen auf seiner Liste durch.", 'de')]
+
+def code_cells(nb):
+    "(id, source) of a notebook's code cells"
+    found = json.loads(nb.read_text(encoding='utf-8'))['cells']
+    return [(c['id'], ''.join(c['source'])) for c in found if c['cell_type'] == 'code']
 
 def pytest_addoption(parser):
     parser.addoption('--slow', action='store_true', help="run the tests marked slow too (minutes)")

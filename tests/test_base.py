@@ -15,6 +15,7 @@ WORKER = '''
 import json, random, sys, torch
 from pathlib import Path
 import bilingual_embed.train.stages as stages
+from bilingual_embed.core.io import peak_memory
 from bilingual_embed.core.recipes import recipe
 from bilingual_embed.data.tasks import Corpus, load_corpus
 from bilingual_embed.model.jina_bert import load_model
@@ -39,18 +40,17 @@ class Wordy(Corpus): # the sample and invented words, so that a vocabulary of 61
 corpus = load_corpus(r, cache=tmp/'cache', log=lambda s: None)
 corpus.__class__ = Wordy
 
-def used(key): # bytes of this process, or of its part of the GPU: VmRSS now, VmHWM the peak since it was reset
-    if gpu: return torch.cuda.max_memory_allocated() if key == 'VmHWM' else torch.cuda.memory_allocated()
-    return next(int(l.split()[1])*1024 for l in open('/proc/self/status') if l.startswith(key))
-def reset(): torch.cuda.reset_peak_memory_stats() if gpu else Path('/proc/self/clear_refs').write_text('5')
+def peak(reset=False): # bytes, of this process or of its part of the GPU; after a reset the peak is what is in use
+    if not gpu: return peak_memory(reset)
+    if reset: torch.cuda.reset_peak_memory_stats()
+    return torch.cuda.max_memory_allocated()
 
 train = stages.train
 def measured(model, tasks, tok, s, folder, name, *more, **kw):
     n = sum(p.numel() for p in model.parameters())
-    reset()
-    before = used('VmRSS') - (0 if gpu else 4*n)          # on a CPU the weights are there already
+    before = peak(reset=True) - (0 if gpu else 4*n)       # on a CPU the weights are there already
     info = train(model, tasks, tok, s, folder, name, *more, progress=0, **kw)
-    peak = used('VmHWM') - before
+    grown = peak() - before
 
     p = next(model.parameters())
     first = p.detach().clone()
@@ -59,7 +59,7 @@ def measured(model, tasks, tok, s, folder, name, *more, **kw):
     train(model, tasks, tok, s, folder, name, *more, progress=0, **kw)
     assert torch.equal(first.to(p.device), p)             # all done: nothing but the checkpoint is loaded
 
-    out[name] = dict(parameters=n, peak=peak/1e9, plan=sum(memory(r, name).values()), precision=info['precision'],
+    out[name] = dict(parameters=n, peak=grown/1e9, plan=sum(memory(r, name).values()), precision=info['precision'],
                      skipped=info['skipped'], device='GPU' if gpu else 'CPU')
     return info
 stages.train = measured

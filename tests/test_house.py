@@ -1,12 +1,11 @@
 "The rules of the house that a machine can check"
 import ast, configparser, json, re, shlex, subprocess, sys
 import importlib.metadata as md
-from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from conftest import code_cells, ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 LIB = ROOT/'bilingual_embed'
 NBS = sorted((ROOT/'nbs').glob('[0-9]*.ipynb'))
 ALL_NBS = sorted((ROOT/'nbs').rglob('*.ipynb'))
@@ -15,13 +14,12 @@ def name(p): return p.stem
 
 def read(nb): return json.loads(nb.read_text(encoding='utf-8'))
 def source(cell): return ''.join(cell['source'])
-def code_cells(nb): return [source(c) for c in read(nb)['cells'] if c['cell_type'] == 'code']
 # bilingual_embed/data/clean.py -> data.clean
 def dotted(path): return '.'.join(path.relative_to(LIB).with_suffix('').parts)
 
 def module(nb):
     "The module that a notebook exports, or None"
-    found = [m for s in code_cells(nb) for m in re.findall(r'^#\|\s*default_exp\s+([\w.]+)', s, re.M)]
+    found = [m for _,s in code_cells(nb) for m in re.findall(r'^#\|\s*default_exp\s+([\w.]+)', s, re.M)]
     assert len(found) < 2, f"{nb.name} has {len(found)} default_exp lines"
     return found[0] if found else None
 
@@ -91,7 +89,7 @@ SHOWN = {'core.plots','core.io'}          # what any notebook may use for its pi
 @pytest.mark.parametrize('nb', NBS, ids=name)
 def test_notebook_uses_only_notebooks_below(nb):
     "Cells that are not exported keep the order too: reading order is import order"
-    used = {m for s in code_cells(nb) for m in re.findall(r'^\s*(?:from|import) bilingual_embed\.([\w.]+)', s, re.M)}
+    used = {m for _,s in code_cells(nb) for m in re.findall(r'^\s*(?:from|import) bilingual_embed\.([\w.]+)', s, re.M)}
     above = sorted(m for m in used - SHOWN if m in FLOOR and FLOOR[m] > nb.stem)
     assert not above, f"{nb.name} uses {above} from above it"
 

@@ -1,9 +1,8 @@
 "How the code looks: one statement a line, lines that fit, and what ruff and chkstyle find"
-import io, json, subprocess, sys, tokenize
-from pathlib import Path
+import io, subprocess, sys, tokenize
 import pytest
+from conftest import code_cells, ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 NBS = sorted(p for p in (ROOT/'nbs').rglob('*.ipynb') if '.ipynb_checkpoints' not in p.parts)
 LIBRARY = sorted(p for p in (ROOT/'bilingual_embed').rglob('*.py') if p.stem != '_modidx')
 SCRIPTS = sorted([*(ROOT/'tests').glob('*.py'), *(ROOT/'nbs').rglob('*.py'), *(ROOT/'.ci').rglob('*.py'),
@@ -18,10 +17,9 @@ CHKSTYLE_OFF = {
     'mixed-imports': "a cell that shows something may import what it shows",
     'consecutive-short-imports': "numpy as np and pytest read well on lines of their own"}
 
-def cells(nb):
-    "(id, source) of a notebook's code cells"
-    found = json.loads(nb.read_text(encoding='utf-8'))['cells']
-    return [(c['id'], ''.join(c['source'])) for c in found if c['cell_type'] == 'code']
+def pieces(p):
+    "(cell, source) of a notebook's code cells, or a script as it is"
+    return code_cells(p) if p.suffix == '.ipynb' else [('', p.read_text(encoding='utf-8'))]
 
 def short(p): return p.relative_to(ROOT).as_posix()
 def run(*command): return subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True)
@@ -32,8 +30,7 @@ def semicolons(text):
 
 @pytest.mark.parametrize('p', NBS + SCRIPTS, ids=short)
 def test_one_statement_a_line(p):
-    pieces = cells(p) if p.suffix == '.ipynb' else [('', p.read_text(encoding='utf-8'))]
-    found = [(cell, line) for cell,text in pieces for line in semicolons(text)]
+    found = [(cell, line) for cell,text in pieces(p) for line in semicolons(text)]
     assert not found, f"{short(p)} has semicolons at (cell, line) {found[:5]}"
 
 def exported_lines():
@@ -49,8 +46,7 @@ def test_exported_lines_fit():
 
 @pytest.mark.parametrize('p', NBS + SCRIPTS, ids=short)
 def test_lines_fit(p):
-    pieces = cells(p) if p.suffix == '.ipynb' else [('', p.read_text(encoding='utf-8'))]
-    above = [(cell, i) for cell,text in pieces for i,l in enumerate(text.split('\n'), 1) if len(l) > 160]
+    above = [(cell, i) for cell,text in pieces(p) for i,l in enumerate(text.split('\n'), 1) if len(l) > 160]
     assert not above, f"{short(p)} has lines above 160 characters at (cell, line) {above[:5]}"
 
 def test_ruff_finds_nothing():
