@@ -4,7 +4,7 @@ import pytest
 from conftest import ROOT
 pytest.importorskip('myst_nb', reason="the site needs the dev extra")
 sys.path.insert(0, str(ROOT/'.ci'/'docs'))
-import build as docs
+import build_docs as docs
 import nbformat
 
 def checkout(folder, front):

@@ -1,5 +1,6 @@
 "Sphinx's settings: MyST-NB for the notebooks, docments as parameters, formulas as MathML; nothing is fetched from anywhere"
 import inspect, re, warnings
+from docutils import nodes
 from fastcore.docments import docments
 from latex2mathml.converter import convert
 
@@ -52,12 +53,10 @@ def docstring(app, what, name, obj, options, lines):
 def mathml(latex, display): return convert(latex.strip(), display=display).replace('<math ', '<math class="formula" ', 1)
 
 def visit_math(self, node):
-    from docutils import nodes
     self.body.append(mathml(node.astext(), 'inline'))
     raise nodes.SkipNode
 
 def visit_displaymath(self, node):
-    from docutils import nodes
     self.body.append(f'<div class="math">{mathml(node.astext(), "block")}</div>')
     raise nodes.SkipNode
 

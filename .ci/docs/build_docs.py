@@ -1,6 +1,6 @@
 """The notebooks as a web site, by Sphinx and MyST-NB: a page each, a reference of every exported name, search.
 
-    python .ci/docs/build.py [folder]          by default _site/; open its index.html
+    python .ci/docs/build_docs.py [folder]     by default _site/; open its index.html
 
 It needs no network, to build or to read. Nothing is executed: pages show the outputs that the notebooks hold.
 A warning (a link without target, a notebook that cannot be read) stops the build.
@@ -69,7 +69,8 @@ def modules(root):
 def write_reference(to, root):
     "A page a module, and an index of them"
     (to/'api').mkdir()
-    for m in modules(root):
+    names = modules(root)
+    for m in names:
         text = f"# {m}\n\n```{{eval-rst}}\n.. automodule:: {LIB}.{m}\n   :members:\n   :show-inheritance:\n```\n"
         (to/'api'/f'{m}.md').write_text(text, encoding='utf-8')
     package = ast.get_docstring(ast.parse((root/LIB/'__init__.py').read_text(encoding='utf-8')))
@@ -81,7 +82,7 @@ Every name that the library exports: signature, parameters and what they mean.
 {package}
 ```
 
-{directive('toctree', modules(root), maxdepth=1)}
+{directive('toctree', names, maxdepth=1)}
 """
     (to/'api'/'index.md').write_text(text, encoding='utf-8')
 
