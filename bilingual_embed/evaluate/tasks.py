@@ -143,7 +143,8 @@ class Once:
         **options, # passed on to the encoder; with other options a text is another text
     ):             # (N,D) float32 array, or sparse rows
         "Embeddings of the texts, computed where they are not known yet"
-        keys = [(t, *sorted(options.items())) for t in texts]
+        how = tuple(sorted(options.items()))
+        keys = [(t, *how) for t in texts]
         new = [k for k in dict.fromkeys(keys) if k not in self.rows]
         if new: self._remember(new, self._checked([k[0] for k in new], options), keys)
         rows = [self.rows[k] for k in keys]

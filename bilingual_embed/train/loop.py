@@ -224,6 +224,8 @@ def _check_free_space(folder, needed):
     if free < needed:
         raise OSError(errno.ENOSPC, f"{needed/1e6:.0f} MB are needed and {free/1e6:.0f} MB are free")
 
+_START_AGAIN = 'delete it, and this stage starts again from its beginning'
+
 def read_meta(
     path:Path, # what `save_state` wrote
 )->dict:       # step, tokens, skipped, fingerprint and more
@@ -237,9 +239,8 @@ def read_meta(
         return meta
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, RecursionError) as e:
         raise CheckpointError(f"{path} is not a whole checkpoint ({type(e).__name__}: {str(e)[:200]}); "
-                              "delete it, and this stage starts again from its beginning") from None
+                              f"{_START_AGAIN}") from None
 
-_START_AGAIN = 'delete it, and this stage starts again from its beginning'
 _OTHER_FOLDER = 'it belongs to another model or recipe: choose another run folder'
 
 def load_state(
