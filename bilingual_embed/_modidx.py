@@ -2138,6 +2138,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                          'bilingual_embed/train/stages.py'),
                                               'bilingual_embed.train.stages.start_run': ( 'train.stages.html#start_run',
                                                                                           'bilingual_embed/train/stages.py'),
+                                              'bilingual_embed.train.stages.tokenizer_texts': ( 'train.stages.html#tokenizer_texts',
+                                                                                                'bilingual_embed/train/stages.py'),
                                               'bilingual_embed.train.stages.tune_multitask': ( 'train.stages.html#tune_multitask',
                                                                                                'bilingual_embed/train/stages.py'),
                                               'bilingual_embed.train.stages.tune_pairs': ( 'train.stages.html#tune_pairs',

@@ -22,7 +22,7 @@ from bilingual_embed.data.corpus import write_jsonl
 from bilingual_embed.data.tasks import load_corpus
 from bilingual_embed.inference.sentence_transformers import save_st
 from bilingual_embed.train.loop import train
-from bilingual_embed.train.stages import new_model, Run, with_mlm_head
+from bilingual_embed.train.stages import new_model, Run, tokenizer_texts, with_mlm_head
 from bilingual_embed.evaluate.tasks import evaluate_items, local_tasks
 from bilingual_embed.evaluate.verdict import bootstrap
 
@@ -68,13 +68,8 @@ def cached_tokenizer(texts, langs, size, to, chars=4_000_000):
     return load_tokenizer(to)
 
 def corpus_tokenizer(corpus, r, to):
-    "A tokenizer for a recipe: half of its text pairs, half documents, the same amount in each language"
-    half = r.tokenizer.chars/2
-    def texts():
-        for lang in r.langs:
-            for kind in ('pair','document'):
-                for text in corpus.texts(lang, half, (kind,)): yield text,lang
-    return cached_tokenizer(texts(), r.langs, r.tokenizer.vocab_size, to, r.tokenizer.chars)
+    "A recipe's tokenizer, or the one that is in the folder already"
+    return cached_tokenizer(tokenizer_texts(corpus, r), r.langs, r.tokenizer.vocab_size, to, r.tokenizer.chars)
 
 def mlm_task(name, texts, tok, folder, length, weight, least=64):
     "Texts packed into rows of `length` tokens for masked language modelling; packed only once"
