@@ -13,10 +13,13 @@ def checkout(folder, front):
     (folder/'bilingual_embed').symlink_to(ROOT/'bilingual_embed')
     for n in ('11_model.alibi', '24_losses.pearson'): shutil.copy(ROOT/'nbs'/f'{n}.ipynb', folder/'nbs')
     result = nbformat.v4.new_output('execute_result', {'text/plain': 'seen'}, execution_count=1)
+    made = '| notebook | says |\n|---|---|\n| [ALiBi](11_model.alibi.ipynb) | **far** is faint |'
+    table = nbformat.v4.new_output('display_data', {'text/markdown': made, 'text/plain': 'no picture'})
     nb = nbformat.v4.new_notebook(cells=[
         nbformat.v4.new_markdown_cell(front),
         nbformat.v4.new_code_cell('#| hide\nhidden = 1'),
-        nbformat.v4.new_code_cell('#| echo: false\nunseen', outputs=[result])])
+        nbformat.v4.new_code_cell('#| echo: false\nunseen', outputs=[result]),
+        nbformat.v4.new_code_cell('show(scores)', outputs=[table])])
     nbformat.write(nb, folder/'nbs'/'index.ipynb')
     return folder
 
@@ -44,6 +47,14 @@ def test_links_lead_to_pages_and_files_come_along(site):
     front = page(site, 'index.html')
     assert 'href="11_model.alibi.html"' in front and 'href="api/index.html"' in front
     assert (site/'_downloads').is_dir() and 'notes.txt' in front
+
+def test_a_table_that_code_made_is_a_table_and_its_links_are_links(site):
+    front = page(site, 'index.html')
+    made = re.search(r'show.*?<table.*?</table>', front, re.S)
+    assert made and '<strong>far</strong>' in made[0] and 'href="11_model.alibi.html"' in made[0]
+
+def test_long_code_lines_have_room(site):
+    assert re.search(r'<link[^>]*_static/site\.css', page(site, '24_losses.pearson.html')) and (site/'_static'/'site.css').is_file()
 
 def test_formulas_need_no_script(site):
     assert '<math' in page(site, 'index.html') and '<math' in page(site, '24_losses.pearson.html')
@@ -74,6 +85,12 @@ def test_a_folder_with_other_files_is_refused(tmp_path):
     (tmp_path/'thesis.tex').write_text('years of work')
     with pytest.raises(SystemExit, match='not a site'): docs.build(tmp_path)
     assert (tmp_path/'thesis.tex').exists()
+
+def test_no_notebook_keeps_a_warning():                            # one would stop the build
+    for p in sorted((ROOT/'nbs').rglob('*.ipynb')):
+        for cell in nbformat.read(p, 4).cells:
+            for o in cell.get('outputs', []):
+                assert o.output_type != 'error' and o.get('name') != 'stderr', f"{p.name}: {cell.source}"
 
 @pytest.mark.slow
 def test_the_whole_site(tmp_path):
