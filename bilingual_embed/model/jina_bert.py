@@ -370,6 +370,20 @@ def embed(
 _FROM_CODE = {'mlp.up_gated_layer': 'mlp.gated_layers', 'mlp.down_layer': 'mlp.wo', 'layer_norm_2': 'mlp.layernorm'}
 _CODE_NAME = re.compile(r'(encoder\.layer\.\d+\.)(mlp\.up_gated_layer|mlp\.down_layer|layer_norm_2)(\.\w+)')
 
+# Numbers copied at once. For more, torch starts threads, which a process forked after `load` would wait for in vain (ours)
+_PIECE = 2**14
+
+def _copy(to, w): # into `to`, of any dtype
+    for a,b in zip(to.flatten().split(_PIECE), w.flatten().split(_PIECE)): a.copy_(b)
+    return to
+
+def _gate_first(w): # (2I,D) with its halves swapped
+    half,rest = len(w)//2,len(w)-len(w)//2
+    out = torch.empty_like(w)
+    _copy(out[:half], w[rest:])
+    _copy(out[half:], w[:rest])
+    return out
+
 def _read_config(folder): # the fields that a JinaBERT has; the others are ignored
     path = folder/'config.json'
     raw = read_model_json(path)
@@ -391,7 +405,7 @@ def _read_model(folder): # config and {name: tensor} under our names, for our fo
         code = _CODE_NAME.fullmatch(name) if published else None
         if code:
             name = code[1] + _FROM_CODE[code[2]] + code[3]
-            if name.endswith('gated_layers.weight') and w.dim() == 2: w = w.roll(len(w)//2, 0)  # gate first
+            if name.endswith('gated_layers.weight') and w.dim() == 2: w = _gate_first(w)
 
         if name in state:
             raise WeightsError(f"{folder} holds {name} twice, under two names; the weights of two models were mixed")
@@ -449,7 +463,8 @@ def load_model(
     model,state = _match(folder, config, state, JinaBertForMaskedLM if head else JinaBertModel)
 
     if head: state = {k if k.startswith('cls.') else 'bert.'+k: w for k,w in state.items()}
-    model.load_state_dict({k: w.to(dtype) for k,w in state.items()}, assign=True)
+    def cast(w): return w if w.dtype == dtype else _copy(torch.empty(w.shape, dtype=dtype), w)
+    model.load_state_dict({k: cast(w) for k,w in state.items()}, assign=True)
     if head: model.tie_weights()
     return model.eval()
 
