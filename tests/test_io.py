@@ -1,10 +1,10 @@
 "core.io: damaged JSON files, locks between processes, modules that another system lacks"
-import errno, os, signal, subprocess, sys, time
+import errno, json, os, signal, subprocess, sys, time
 
-import pytest
+import numpy as np, pytest
 
 from bilingual_embed.core import io
-from bilingual_embed.core.io import is_disk_full, locked, peak_memory, read_json
+from bilingual_embed.core.io import is_disk_full, json_text, locked, peak_memory, read_json, write_json
 
 BAD = {'{"a": ': 'is not JSON', '['*100_000: 'is not JSON', '[]': 'holds a list',
        '{"a": ' + '9'*5000 + '}': 'is not JSON', ' '*(1<<24) + '{}': 'more than any'}
@@ -20,6 +20,16 @@ def test_a_pipe_is_not_opened(tmp_path):
     os.mkfifo(tmp_path/'x.json')   # opening it would wait for ever
     with pytest.raises(RuntimeError, match='not a regular file; delete it'):
         read_json(tmp_path/'x.json', RuntimeError, 'delete it')
+
+@pytest.mark.parametrize('number', [float('nan'), float('inf'), -float('inf'), np.float64('nan')], ids=repr)
+def test_what_is_written_is_json(tmp_path, number):
+    "Python's own NaN and Infinity are refused by every other reader"
+    def refuse(name): raise AssertionError(f"{name} is not JSON")
+    x = dict(a=[1.5, (number, 'NaN')], b=dict(c=number))
+    for text in (json_text(x), json_text(x, indent=1, ensure_ascii=False)):
+        assert json.loads(text, parse_constant=refuse) == dict(a=[1.5, [None, 'NaN']], b=dict(c=None))
+    write_json(tmp_path/'x.json', x)
+    assert json.loads((tmp_path/'x.json').read_text(), parse_constant=refuse)['b'] == dict(c=None)
 
 HOLD = """
 import sys, time
