@@ -10,7 +10,7 @@ __all__ = ['read_ding', 'read_wordnet', 'read_openthesaurus', 'read_mythes', 're
 # %% ../../../nbs/52_data.debian.words.ipynb #5b8a8f95
 import gzip, re, struct, zlib
 from collections.abc import Iterator
-from itertools import groupby
+from itertools import cycle, groupby, islice
 from pathlib import Path
 
 from pysword.canons import canons
@@ -38,39 +38,50 @@ def _alternatives(seg):
     out = [squash(s) for s in seg.split(';')]
     return [' '.join(w.partition('/')[0] for w in s.split()) if '/' in s and _PRON.match(s) else s for s in out if s]
 
+def _ding_parts(path, source, skips):
+    "Each part of each entry: its alternatives by language, and whether the entry belongs to a subject"
+    with path.open(encoding='utf-8', errors='replace') as f:
+        for n,line in enumerate(f, 1):
+            if line[0] == '#' or ' :: ' not in line: continue
+            german,_,english = line.partition(' :: ')
+            of_subject = bool(_FIELD.search(german)) or '(zoologische' in german or '(botanische' in german
+
+            german,english = german.split('|'),english.split('|')
+            if len(german) != len(english):
+                skips.add(source, 'sides with different numbers of parts', f'{path}:{n}')
+                continue
+            for de,en in zip(german, english): yield dict(de=_alternatives(de), en=_alternatives(en)), of_subject
+
+def _ding_translations(xs, ys, of_subject, keep):
+    "First alternative with first, second with second, up to three pairs; the shorter side begins again"
+    n = min(3, max(len(xs), len(ys)))
+    for x,y in islice(zip(cycle(xs), cycle(ys)), n):
+        if '/' in x+y:
+            keep.skips.add(keep.source, 'alternatives by slash', f'{x} | {y}')
+            continue
+        if x[-1] in ',:' or '...' in x or '…' in x:
+            keep.skips.add(keep.source, 'open end', x)
+            continue
+        is_phrase = min(x.count(' '), y.count(' ')) >= 2 or (x[-1] in '.!?' and ' ' in x)
+        yield from keep(x, y, '-phrases' if is_phrase else '-terms' if of_subject else '-words')
+
+def _ding_synonyms(words, lang, source, seen):
+    "Neighbours among the first four alternatives, unless they were seen before"
+    for x,y in zip(words[:3], words[1:4]):
+        key = hash((lang, x, y))
+        if '/' in x+y or x.casefold() == y.casefold() or key in seen: continue
+        seen.add(key)
+        yield Pair(x, y, lang, source+'-synonyms')
+
 def read_ding(folders:list[Path], langs:tuple[str,str], source:str, skips:Skips)->Iterator[Record]:
     "Ding's German-English list: `de | de :: en | en`, `;` between alternatives, notes in brackets"
     if set(langs) != {'en','de'}: raise ValueError(f"ding is German-English, asked for {langs}")
     keep,seen = PairFilter(langs, source, skips),set()
     for path in [p for f in folders for p in sorted((f/'usr/share/trans').glob('de-en*'))]:
-        with path.open(encoding='utf-8', errors='replace') as f:
-            for n,line in enumerate(f, 1):
-                if line[0] == '#' or ' :: ' not in line: continue
-                de,_,en = line.partition(' :: ')
-                field = bool(_FIELD.search(de) or '(zoologische' in de or '(botanische' in de)
-                de,en = de.split('|'),en.split('|')
-                if len(de) != len(en):
-                    skips.add(source, 'sides with different numbers of parts', f'{path}:{n}')
-                    continue
-                for d,e in zip(de, en):
-                    alts = dict(de=_alternatives(d), en=_alternatives(e))
-                    xs,ys = alts[langs[0]],alts[langs[1]]
-                    for i in range(min(3, max(len(xs), len(ys))) if xs and ys else 0):
-                        x,y = xs[i%len(xs)],ys[i%len(ys)]
-                        if '/' in x+y:
-                            skips.add(source, 'alternatives by slash', f'{x} | {y}')
-                            continue
-                        if x[-1] in ',:' or '...' in x or '…' in x:
-                            skips.add(source, 'open end', x)
-                            continue
-                        long = min(x.count(' '), y.count(' ')) >= 2 or (x[-1] in '.!?' and ' ' in x)
-                        yield from keep(x, y, '-phrases' if long else '-terms' if field else '-words')
-                    for lang,words in alts.items():
-                        for x,y in zip(words[:3], words[1:4]):
-                            if field or '/' in x+y or x.casefold() == y.casefold() or (h := hash((lang, x, y))) in seen:
-                                continue
-                            seen.add(h)
-                            yield Pair(x, y, lang, source+'-synonyms')
+        for words,of_subject in _ding_parts(path, source, skips):
+            yield from _ding_translations(words[langs[0]], words[langs[1]], of_subject, keep)
+            if of_subject: continue
+            for lang in words: yield from _ding_synonyms(words[lang], lang, source, seen)
 
 # %% ../../../nbs/52_data.debian.words.ipynb #6914755d
 def read_wordnet(folders:list[Path], langs:tuple[str,str], source:str, skips:Skips)->Iterator[Record]:
@@ -236,29 +247,40 @@ def versification(
             for c,n in enumerate(chapters, 1): out[-1] += [None, *((book, c, v) for v in range(1, n+1))]
     return out
 
+def _bibles(folders):
+    "Language -> folder and versification of its Bible, as the modules' descriptions say"
+    found = {}
+    for conf in [p for f in folders for p in sorted((f/'usr/share/sword/mods.d').glob('*.conf'))]:
+        about = dict(re.findall(r'^(\w+)=(.*)$', conf.read_text(encoding='utf-8', errors='replace'), re.M))
+        lang = about.get('Lang', '').strip()[:2]
+        found[lang] = conf.parent.parent/about['DataPath'].strip(), about.get('Versification', 'KJV').strip()
+    return found
+
+def _verses(folder, canon, lang):
+    "(book, chapter, verse) -> its text, in the Bible's order"
+    verses = {}
+    for entries,places in zip(read_ztext(folder), versification(canon)):
+        if len(entries) != len(places):
+            raise ValueError(f"{folder} has {len(entries)} entries where versification {canon} has {len(places)}; "
+                             "fetch its package again")
+        for place,text in zip(places, entries):
+            if place and text: verses[place] = modern_spanish(text) if lang == 'es' else text
+    return verses
+
 def read_bible(folders:list[Path], langs:tuple[str,str], source:str, skips:Skips)->Iterator[Record]:
     "Bibles in two languages: the verses that have the same book, chapter and number, and chapters as documents"
-    mods,keep = {},PairFilter(langs, source, skips, min_words=3)
-    for conf in [p for f in folders for p in sorted((f/'usr/share/sword/mods.d').glob('*.conf'))]:
-        meta = dict(re.findall(r'^(\w+)=(.*)$', conf.read_text(encoding='utf-8', errors='replace'), re.M))
-        folder,canon = conf.parent.parent/meta['DataPath'].strip(),meta.get('Versification', 'KJV').strip()
-        mods[meta.get('Lang', '').strip()[:2]] = folder,canon
-    if missing := [l for l in langs if l not in mods]:
-        raise ValueError(f"no Bible in {' or '.join(missing)} under {folders}, only in {sorted(mods)}")
-    texts = []
-    for l in langs:
-        folder,canon = mods[l]
-        texts.append({})
-        for entries,places in zip(read_ztext(folder), versification(canon)):
-            if len(entries) != len(places):
-                raise ValueError(f"{folder} has {len(entries)} entries where versification {canon} has {len(places)}; "
-                                 "fetch its package again")
-            texts[-1] |= {p: modern_spanish(t) if l == 'es' else t for p,t in zip(places, entries) if p and t}
-    for lang,text in zip(langs, texts):
-        for _,verses in groupby(text.items(), lambda kv: kv[0][:2]):
-            yield Document('\n'.join(t for _,t in verses), lang, source)
-    for place,a in texts[0].items():
-        if place in texts[1]: yield from keep(a, texts[1][place])
+    bibles = _bibles(folders)
+    if missing := [l for l in langs if l not in bibles]:
+        raise ValueError(f"no Bible in {' or '.join(missing)} under {folders}, only in {sorted(bibles)}")
+    first,second = (_verses(*bibles[l], l) for l in langs)
+
+    for lang,verses in zip(langs, (first, second)):
+        for _,chapter in groupby(verses.items(), lambda verse: verse[0][:2]):
+            yield Document('\n'.join(text for _,text in chapter), lang, source)
+
+    keep = PairFilter(langs, source, skips, min_words=3)
+    for place,text in first.items():
+        if place in second: yield from keep(text, second[place])
 
 # %% ../../../nbs/52_data.debian.words.ipynb #2bfe8b2e
 def read_fortunes(folders:list[Path], langs:tuple[str,str], source:str, skips:Skips)->Iterator[Record]:
