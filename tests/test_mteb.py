@@ -1,14 +1,22 @@
 "MTEB with our models and with tasks out of a folder: the same scores, another process, no network, a kill in between"
-import importlib.util, json, os, signal, subprocess, sys, warnings
+import importlib.util, json, os, signal, subprocess, sys, tempfile, warnings, zlib
+from types import SimpleNamespace
 
-import pytest
+import numpy as np, pytest, scipy.sparse, torch
 from conftest import ROOT
+from hypothesis import example, given, settings, strategies as st
 
 if importlib.util.find_spec('mteb') is None: pytest.skip("mteb is not installed", allow_module_level=True)
 import datasets, mteb
 from datasets import Dataset, DatasetDict
 from mteb.get_tasks import _TASKS_REGISTRY as REGISTRY
-from bilingual_embed.evaluate.tasks import TRAINED_ON, as_mteb, evaluate, score_name
+from mteb.types import PromptType
+from bilingual_embed.data.bm25 import BM25
+from bilingual_embed.data.test_sets import TestSet
+from bilingual_embed.evaluate.tasks import TRAINED_ON, as_mteb, as_task, evaluate, evaluate_items, Items
+from bilingual_embed.evaluate.tasks import model_meta, ndcg, score_name
+from bilingual_embed.evaluate.baselines import TfidfEncoder
+from bilingual_embed.evaluate.verdict import bootstrap, resamples
 from bilingual_embed.evaluate.suites import SUITES, prepare, suite, task_folder
 from bilingual_embed.evaluate.leaderboard import judge_suite, leaderboard, measured, mteb_command, published
 
@@ -265,3 +273,209 @@ def test_other_commands_of_mteb_pass_through(capsys):
     assert 'STSES' in capsys.readouterr().out
     with pytest.raises(SystemExit): mteb_command(['run', '--no-such-flag'])
     assert sys.argv[0] != 'mteb'
+
+# ---- retrieval as trec_eval scores it
+
+DOCUMENTS = [f'd{i}' for i in (0, 1, 10, 2, 3, 4, 5, 6, 7, 8, 9, 11)] + ['ä', 'ae', 'Z']
+# pytrec_eval damages its memory at gains below -1, which occur in TREC's files; `as_task` takes them for 0
+gains = st.dictionaries(st.sampled_from(DOCUMENTS), st.integers(-1, 3), max_size=6)
+# few different scores, so that many are equal; two differ by less than single precision can tell
+points = st.sampled_from([0., .25, .5, .5+1e-12, 1., -1.])
+ranking = st.dictionaries(st.sampled_from(DOCUMENTS), points, max_size=len(DOCUMENTS))
+
+def trec_eval(qrels, run, k=10):
+    "nDCG@k of each query that is judged and was asked"
+    import pytrec_eval
+    found = pytrec_eval.RelevanceEvaluator(qrels, {f'ndcg_cut.{k}'}).evaluate(run)
+    return {q: v[f'ndcg_cut_{k}'] for q,v in found.items()}
+
+@given(qrels=gains.filter(bool), run=ranking, k=st.integers(1, 12))
+@example(qrels={'d1': 0}, run={'d1': 1.}, k=10)
+@example(qrels={'d0': 1, 'd1': -1}, run={'d1': .7, 'd0': .5}, k=10)
+@example(qrels={'d0': 1}, run={'d0': .5+1e-12, 'd1': .5}, k=1)
+@example(qrels={'d0': 1}, run={}, k=3)
+def test_ndcg_is_that_of_trec_eval(qrels, run, k):
+    assert ndcg(qrels, run, k) == pytest.approx(trec_eval({'q': qrels}, {'q': run}, k)['q'], abs=1e-9)
+    junk = {d: g if g > 0 else -2 for d,g in qrels.items()}
+    assert ndcg(junk, run, k) == ndcg(qrels, run, k)
+
+@pytest.mark.parametrize('gain', [.5, 1., '1', None])
+def test_a_gain_that_is_not_whole_is_refused_as_trec_eval_does(gain):
+    with pytest.raises(TypeError): trec_eval({'q': {'d': gain}}, {'q': {'d': 1.}})
+    with pytest.raises(ValueError, match='whole numbers'): ndcg({'d': gain}, {'d': 1.})
+
+class Fixed:
+    "A ranker that gives the scores it was made with"
+    name,revision = 'fixed','1'
+    def __init__(self, scores): self.table = scores      # query -> document -> score, both by their texts
+    def rank(self, queries, documents, langs):
+        return np.array([[self.table[q][d] for d in documents] for q in queries])
+
+def search_task(qrels, documents):
+    "A task whose texts are the ids"
+    data = dict(corpus={d: d for d in documents}, queries={q: q for q in qrels}, qrels=qrels)
+    task = as_task(TestSet('drawn', 'Retrieval', {'en': data}, 'r1'))
+    task.k_values = 1,10       # MTEB takes most of a second for the others
+    return task
+
+@st.composite
+def searches(draw): # (qrels, all documents' scores for each query)
+    documents = draw(st.lists(st.sampled_from(DOCUMENTS), min_size=1, unique=True))
+    of_documents = st.sampled_from(documents)
+    qrels = draw(st.dictionaries(st.sampled_from(['q0','q1','q2']), st.dictionaries(of_documents, st.integers(-2, 2),
+                                                                                    min_size=1), min_size=1))
+    return qrels,{q: {d: draw(points) for d in documents} for q in qrels}
+
+@settings(max_examples=6)
+@given(drawn=searches())
+@example(drawn=({'q0': {'d0': 1}, 'q1': {'d1': 0}}, {q: dict(d0=.5, d1=.2) for q in ('q0','q1')}))
+@example(drawn=({'q0': {'d0': -1}}, {'q0': dict(d0=.5)}))
+@pytest.mark.filterwarnings('ignore')
+def test_retrieval_scores_items_and_bootstraps_are_mteb_s(drawn):
+    qrels,scores = drawn
+    task = search_task(qrels, next(iter(scores.values())))
+    expected = trec_eval({q: {d: max(g, 0) for d,g in gs.items()} for q,gs in qrels.items()}, scores)
+    with tempfile.TemporaryDirectory() as out:
+        s, = evaluate(Fixed(scores), [task], out=out)          # MTEB's own number
+        items, = evaluate_items(Fixed(scores), [task], out=out)
+    assert s.n == len(qrels) and s.value == pytest.approx(np.mean(list(expected.values())), abs=1e-5)
+    np.testing.assert_allclose(items.values, [expected[q] for q in qrels], atol=1e-9)
+    drawn_anew = [w @ items.values/len(qrels) for w in np.concatenate(list(resamples(len(qrels), 20, seed=3)))]
+    np.testing.assert_allclose(bootstrap(items, 20, seed=3), drawn_anew, atol=1e-6)
+    assert items.score() == pytest.approx(s.value, abs=1e-5)
+
+def test_the_issue_of_a_query_without_a_relevant_document():
+    "mteb counts it, with 0"
+    qrels,scores = {'q0': {'d0': 1}, 'q1': {'d1': 0}},{q: dict(d0=.5, d1=.2) for q in ('q0','q1')}
+    items, = evaluate_items(Fixed(scores), [search_task(qrels, ('d0','d1'))])
+    assert items.values.tolist() == [1., 0.] and items.score() == .5
+    assert set(bootstrap(items, 50)) == {0., .5, 1.}
+
+def test_equal_scores_beyond_the_cut_are_chosen_by_id():
+    "Of 1,500 documents with one score the answer is the first in trec_eval's order"
+    ids = [f'd{i:04}' for i in range(1500)]
+    scores,qrels = {'q': dict.fromkeys(ids, 0.)},{'q': {ids[-1]: 1}}
+    assert evaluate(Fixed(scores), [search_task(qrels, ids)])[0].value == 1.
+
+def test_a_pair_set_without_a_positive_pair_scores_0(): # scikit-learn's answer, so MTEB's
+    items = Items('p', 'en', 'PairClassification', 'cosine_ap', np.array([[0,.1],[0,.2]]), 2, 'r', 'v', 'd')
+    assert items.score() == 0. and not bootstrap(items, 5).any()
+
+@pytest.mark.parametrize('scores,words', [(np.zeros((1,1)), 'expected'), (np.full((1,2), np.nan), 'NaN')])
+def test_a_broken_ranker_is_named(scores, words):
+    class Broken(Fixed):
+        def rank(self, *a): return scores
+    with pytest.raises(ValueError, match=f'ranker fixed returned.*{words}'):
+        evaluate(Broken({}), [search_task({'q': {'d0': 1}}, ('d0','d1'))])
+
+# ---- the contract of MTEB's encoders
+
+def rows(n): return np.random.default_rng(n).normal(size=(n, 8)).astype(np.float32)
+
+def cosines(a, b): # by the definition
+    a,b = (np.atleast_2d(np.asarray(x, np.float64)) for x in (a, b))
+    return np.array([[x@y/(np.linalg.norm(x)*np.linalg.norm(y)) for y in b] for x in a])
+
+FORMS = dict( # what MTEB and its users hold vectors in
+    arrays=np.asarray, half=lambda x: np.asarray(x, np.float16), double=lambda x: np.asarray(x, np.float64),
+    tensors=lambda x: torch.tensor(x), halves=lambda x: torch.tensor(x, dtype=torch.float16),
+    brain=lambda x: torch.tensor(x, dtype=torch.bfloat16), learned=lambda x: torch.tensor(x, requires_grad=True),
+    lists=lambda x: x.tolist(), list_of_arrays=list, list_of_tensors=lambda x: list(torch.tensor(x)))
+
+@pytest.mark.parametrize('form', FORMS)
+@pytest.mark.parametrize('shapes', ['D D', 'D ND', 'ND D', 'ND MD'])
+def test_similarity_of_vectors_in_any_form(embedder, form, shapes):
+    a,b = (x[0] if s == 'D' else x for x,s in zip((rows(3), rows(4)), shapes.split()))
+    got = as_mteb(embedder).similarity(FORMS[form](a), FORMS[form](b))
+    assert torch.is_tensor(got) and got.shape == (1 if a.ndim == 1 else 3, 1 if b.ndim == 1 else 4)
+    np.testing.assert_allclose(got, cosines(a, b), atol=.02 if form == 'brain' else 2e-3)
+    if shapes == 'ND D': return
+    got = as_mteb(embedder).similarity_pairwise(FORMS[form](a), FORMS[form](b[:3] if b.ndim > 1 else b))
+    wanted = cosines(a, b)[0] if shapes == 'D ND' else np.diag(cosines(a, b))
+    assert got.shape == (wanted.shape if shapes != 'D ND' else (3,))
+    np.testing.assert_allclose(got, wanted[:3], atol=.02 if form == 'brain' else 2e-3)
+
+def test_similarity_of_a_zero_vector_is_0(embedder):
+    m = as_mteb(embedder)
+    assert m.similarity(np.zeros(8), rows(2)).tolist() == [[0., 0.]]
+    assert m.similarity_pairwise(np.zeros(8), np.ones(8)).tolist() == [0.]
+
+def batches(texts, **more): # as MTEB's loaders give them
+    columns = dict(text=texts, **more)
+    return [{k: v[i:i+2] for k,v in columns.items()} for i in range(0, len(texts), 2)]
+
+def about(name='X', kind='STS'): # what the encoder reads of a task
+    return SimpleNamespace(name=name, type=kind, hf_subsets_to_langscripts=dict(default=['eng-Latn']))
+
+def test_encode_takes_every_batch_and_every_option(embedder, monkeypatch):
+    m,texts = as_mteb(embedder),['the harbour','die Boote','in fog','lies']
+    task = dict(task_metadata=about(), hf_split='test', hf_subset='default')
+    plain = embedder.encode(texts)
+    np.testing.assert_array_equal(m.encode(batches(texts), **task), plain)
+    speed = dict(batch_size=1, show_progress_bar=False, convert_to_tensor=True)     # no other vectors for these
+    np.testing.assert_array_equal(m.encode(batches(texts, title=texts), **task, **speed), plain)
+    short = embedder.encode(texts, truncate_dim=8)
+    np.testing.assert_array_equal(m.encode(batches(texts), **task, truncate_dim=8), short)
+    assert m.encode([], **task).shape == (0, embedder.dim)
+    with pytest.raises(TypeError, match='precision'): m.encode(batches(texts), **task, precision='int8')
+
+    monkeypatch.setattr(embedder, 'prompts', dict(query='Q: ', document='D: ', mine='M: '))
+    m = as_mteb(embedder)
+    for side,words in zip(PromptType, ('Q: ','D: ')):
+        wanted = embedder.encode([words+t for t in texts])
+        np.testing.assert_array_equal(m.encode(batches(texts), **task, prompt_type=side), wanted)
+    np.testing.assert_array_equal(m.encode(batches(texts), **task, prompt_name='mine'),
+                                  embedder.encode(['M: '+t for t in texts]))
+
+def spelled(texts): # counts of pairs of letters, hashed
+    x = np.zeros((len(texts), 512), np.float32)
+    for row,t in zip(x, texts):
+        for i in range(len(t)-1): row[zlib.crc32(t[i:i+2].encode()) % 512] += 1
+    return x/np.linalg.norm(x, axis=1, keepdims=True)
+
+class Letters:
+    name,revision = 'letters','1'
+    def encode(self, texts): return spelled(texts)
+class SparseLetters(Letters):
+    def encode(self, texts): return scipy.sparse.csr_matrix(spelled(texts))
+class RankedLetters(Letters):
+    def rank(self, queries, documents, langs): return spelled(queries) @ spelled(documents).T
+
+def test_candidates_and_titles_count_for_every_kind_of_model(hub):
+    "Reranking is among the candidates of each query; what is a document's text is one for all"
+    for name in ('MIRACLReranking','GermanDPR'):
+        task, = suite(name, ('de','de'), check=False)
+        task.k_values = 1,10,1000
+        models = Letters(),SparseLetters(),RankedLetters()
+        dense,sparse,ranked = ({s.metric: s.value for s in evaluate(m, [task])} for m in models)
+        assert dense == pytest.approx(sparse, abs=1e-5) and dense == pytest.approx(ranked, abs=1e-5)
+        assert .2 < dense['ndcg_at_10'] < 1
+
+@pytest.mark.filterwarnings('ignore')
+def test_evaluating_again_and_otherwise_changes_nothing(hub, embedder, tmp_path, monkeypatch):
+    "From the cache, in other batches, from the model's record; and MTEB's numbers are ours"
+    tasks = [t for n in ('STSES','GermanDPR','Tatoeba') for t in suite(n, TASKS[n], check=False)]
+    def scores(model, **kw):
+        r = mteb.evaluate(model, tasks, co2_tracker=False, show_progress_bar=False, **dict(cache=None) | kw)
+        return {t.task_name: t.scores['test'][0]['main_score'] for t in r.task_results}
+    cache = mteb.ResultCache(cache_path=tmp_path)
+    first = scores(as_mteb(embedder), cache=cache)
+    assert scores(as_mteb(embedder), encode_kwargs=dict(batch_size=3)) == first
+    assert scores(model_meta(embedder)) == first
+    ours = {s.task.split('/')[0]: s.value for s in evaluate(embedder, tasks)}
+    assert ours == pytest.approx(first, abs=1e-5)
+    monkeypatch.setattr(type(embedder), 'encode', None)
+    assert scores(as_mteb(embedder), cache=cache) == pytest.approx(first, abs=1e-5)
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings('ignore')
+def test_every_kind_of_text_task_runs(embedder):
+    "MTEB's own small tasks, one of each kind and more, with a model, sparse rows and a ranker"
+    from mteb.mocks import ALL_MOCK_TASK_TEST_GRID as grid
+    tasks = {t.metadata.name: t for t in grid if t.metadata.modalities == ['text']}
+    assert len(tasks) >= 28
+    for model in (embedder, TfidfEncoder(['The dog runs on the beach']), BM25()):
+        ran = mteb.mock_run(as_mteb(model))
+        failed = [n for n in tasks if n in ran and type(ran[n]).__name__ == 'TaskError']
+        assert not failed, (model.name, failed)
+        if model is embedder: assert {n for n,r in ran.items() if r is not None} >= set(tasks)

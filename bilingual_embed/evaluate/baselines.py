@@ -66,7 +66,18 @@ def _check_share(**weights):
     for name,w in weights.items():
         if not 0 <= w <= 1: raise ValueError(f"{name} is a share, from 0 to 1, got {w}")
 
-def _embed(encoder, texts): return np.asarray(encoder.encode(list(texts)), np.float32)
+def _embed(encoder, texts, side): # side: which prompts to look for, where the encoder has any
+    prompts = getattr(encoder, 'prompts', None)
+    x = encoder.encode(list(texts), prompt=_prompt(prompts, side)) if prompts else encoder.encode(list(texts))
+    return x if sp.issparse(x) else np.asarray(x, np.float32)
+
+def _prompt(prompts, side):
+    from bilingual_embed.inference.embed import DOCUMENT_PROMPTS, find_prompt, QUERY_PROMPTS
+    return find_prompt(prompts, QUERY_PROMPTS if side == 'query' else DOCUMENT_PROMPTS)
+
+def _products(q, d):
+    scores = q @ d.T
+    return scores.toarray() if sp.issparse(scores) else scores
 
 def document_scores(
     model,                  # an encoder, whose cosines count, or a ranker
@@ -74,9 +85,9 @@ def document_scores(
     documents:Sequence[str],
     langs:tuple[str,str],   # of the queries and of the documents, for a ranker
 )->np.ndarray:              # (queries, documents)
-    "Scores of all documents for all queries, by an encoder or a ranker"
+    "Scores of all documents for all queries, by an encoder with its prompts or by a ranker"
     if hasattr(model, 'rank'): return model.rank(queries, documents, langs)
-    return _embed(model, queries) @ _embed(model, documents).T
+    return _products(_embed(model, queries, 'query'), _embed(model, documents, 'document'))
 
 class MaxP:
     "An encoder that finds a document by its best part and by the whole (Dai and Callan 2019); a ranker for `evaluate`"
@@ -96,8 +107,8 @@ class MaxP:
         langs:tuple[str,str]=('',''), # ignored
     )->np.ndarray:             # (queries, documents) float32 scores
         "Scores of all documents for all queries"
-        q = _embed(self.encoder, queries)
-        scores = [np.empty((len(q), 0), np.float32)]
+        q = _embed(self.encoder, queries, 'query')
+        scores = [np.empty((len(queries), 0), np.float32)]
         for i in range(0, len(documents), 1000):          # the parts of all documents at once would not fit in memory
             scores.append(self._scores(q, documents[i:i+1000]))
         return np.concatenate(scores, 1).astype(np.float32)
@@ -105,9 +116,9 @@ class MaxP:
     def _scores(self, q, documents):
         parts = [self.parts(t) for t in documents]
         first = np.cumsum([0, *map(len, parts[:-1])])     # where each document's parts begin
-        cos_parts = q @ _embed(self.encoder, (p for ps in parts for p in ps)).T
+        cos_parts = _products(q, _embed(self.encoder, (p for ps in parts for p in ps), 'document'))
 
-        whole = q @ _embed(self.encoder, documents).T
+        whole = _products(q, _embed(self.encoder, documents, 'document'))
         best = np.maximum.reduceat(cos_parts, first, axis=1)
         return self.weight*whole + (1-self.weight)*best
 

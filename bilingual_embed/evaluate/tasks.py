@@ -40,8 +40,10 @@ _COLUMNS = dict(Clustering=dict(text='sentences', label='labels'), PairClassific
 def _retrieval_subset(data):
     from datasets import Dataset
     def table(texts): return Dataset.from_dict(dict(id=list(texts), text=list(texts.values())))
+    # TREC's files have -2 for junk; it counts as 0, and MTEB's pytrec_eval writes beyond its memory for it
+    judged = {query:{d:max(gain, 0) for d,gain in gains.items()} for query,gains in data['qrels'].items()}
     return dict(test=dict(
-        corpus=table(data['corpus']), queries=table(data['queries']), relevant_docs=data['qrels'], top_ranked=None))
+        corpus=table(data['corpus']), queries=table(data['queries']), relevant_docs=judged, top_ranked=None))
 
 def _classification_subset(data): # labels become numbers: MTEB's binary metrics want them so
     from datasets import Dataset, DatasetDict
@@ -115,13 +117,23 @@ class _Rows(sp.csr_matrix): # sparse embeddings that MTEB can slice, count and m
         out[:] = [_Row(self[i]) for i in range(len(self))]
         return out
 
+def _array(x): # (N,D) float32, out of what MTEB has: arrays, tensors, lists of them, or a single vector
+    if isinstance(x, (list,tuple)) and np.ndim(x[0]): x = [_array(row)[0] for row in x]
+    if hasattr(x, 'detach'): x = x.detach().float().cpu()     # NumPy knows neither gradients nor bfloat16
+    return np.atleast_2d(np.asarray(x, np.float32))
+
 def _unit(x): # rows of length 1; a zero row stays zero
     if sp.issparse(x):
         n = np.sqrt(np.asarray(x.multiply(x).sum(1)).ravel())
         return sp.diags(1/np.where(n > 0, n, 1)).astype(x.dtype) @ sp.csr_matrix(x)
-    x = np.asarray(x, np.float32)
+    x = _array(x)
     n = np.linalg.norm(x, axis=1, keepdims=True)
     return x/np.where(n > 0, n, 1)
+
+def _on_columns(x, columns): # sparse rows -> dense ones: these columns, and in one more the length of all others
+    kept = x[:,columns].toarray()
+    rest = np.asarray(x.multiply(x).sum(1)).ravel() - (kept*kept).sum(1)
+    return np.column_stack([kept, np.sqrt(np.maximum(rest, 0))])
 
 def _not_finite(x): # numbers of the rows that hold NaN or infinity
     if not sp.issparse(x): return np.flatnonzero(~np.isfinite(x).all(1))
@@ -145,6 +157,7 @@ class Once:
         "Embeddings of the texts, computed where they are not known yet"
         how = tuple(sorted(options.items()))
         keys = [(t, *how) for t in texts]
+        if not keys: return self._checked([], options)
         new = [k for k in dict.fromkeys(keys) if k not in self.rows]
         if new: self._remember(new, self._checked([k[0] for k in new], options), keys)
         rows = [self.rows[k] for k in keys]
@@ -243,28 +256,62 @@ def model_meta(
     return ModelMeta(**ModelMeta.create_empty().model_dump() | facts | known)
 
 # %% ../../nbs/81_evaluate.tasks.ipynb #ffac57ee
+def _texts(rows, task_metadata, prompt_type): # as MTEB gives them to encoders
+    from mteb._create_dataloaders import create_dataloader
+    batches = create_dataloader(rows, task_metadata=task_metadata, prompt_type=prompt_type, batch_size=512)
+    return [text for batch in batches for text in batch['text']]
+
+def _best(ids, scores, k): # document -> score of the k best; of equal ones those that trec_eval puts first
+    if len(ids) > k:
+        kth = np.partition(scores, -k)[-k]
+        places = np.flatnonzero(scores >= kth)
+        ids,scores = [ids[i] for i in places],scores[places]
+    return {document:score for score,document in heapq.nlargest(k, zip(scores.tolist(), ids))}
+
 def _mteb_ranker(ranker, meta):
+    from mteb.types import PromptType
+
     class Ranker:
         mteb_model_meta = meta
 
-        def index(self, corpus, **kw):
+        def index(self, corpus, *, task_metadata, **kw):
             self.ids = list(corpus['id'])
-            self.texts = list(corpus['text'])
+            self.texts = _texts(corpus, task_metadata, PromptType.document)
 
-        def search(self, queries, *, task_metadata, hf_subset, top_k, **kw):
+        def search(self, queries, *, task_metadata, hf_subset, top_k, top_ranked=None, **kw):
             langs = [ISO_639_1.get(c[:3], c[:3]) for c in task_metadata.hf_subsets_to_langscripts[hf_subset]]
-            scores = np.asarray(ranker.rank(list(queries['text']), self.texts, (langs[0],langs[-1])))
-            k = min(top_k, len(self.ids))
-            top = np.argpartition(-scores, k-1, axis=1)[:,:k]
-            return {q:{self.ids[j]:float(row[j]) for j in best} for q,row,best in zip(queries['id'], scores, top)}
+            texts = _texts(queries, task_metadata, PromptType.query)
+            scores = self.scores(texts, (langs[0],langs[-1]))
+            if top_ranked is None:
+                return {q:_best(self.ids, row, top_k) for q,row in zip(queries['id'], scores)}
+
+            place = {d:i for i,d in enumerate(self.ids)}
+            found = {}
+            for q,row in zip(queries['id'], scores):
+                candidates = top_ranked.get(q, [])
+                found[q] = _best(candidates, row[[place[d] for d in candidates]], top_k)
+            return found
+
+        def scores(self, texts, langs):
+            scores = np.asarray(ranker.rank(texts, self.texts, langs), np.float32)
+            expected,who = (len(texts),len(self.texts)),f'ranker {ranker.name}'
+            if scores.shape != expected:
+                raise ValueError(f"{who} returned shape {scores.shape}; expected {expected}, a row for each query")
+            if np.isnan(scores).any(): raise ValueError(f"{who} returned NaN; every document needs a score")
+            return scores
     return Ranker()
 
+_NOT_FOR_ENCODE = ('batch_size','show_progress_bar','convert_to_numpy','convert_to_tensor')   # they change no vector
+_PROBES = ('Classification','MultilabelClassification','Clustering')  # what is learnt on one part is used on another
+_ROW_BY_ROW = ('MultilabelClassification','Reranking','InstructionReranking','Summarization') # wants arrays, not sparse
+
 def _mteb_encoder(encoder, meta):
+    import torch
     from mteb.models.abs_encoder import AbsEncoder
     from bilingual_embed.inference.embed import DOCUMENT_PROMPTS, QUERY_PROMPTS, find_prompt
     once = Once(encoder)
     prompts = getattr(encoder, 'prompts', None)   # None: the encoder's `encode` takes no prompt
-    columns = {}     # (task, subset) -> columns that the training part of a probe uses
+    columns = {}     # part of a task -> columns of the texts that are encoded first
 
     class Encoder(AbsEncoder):
         mteb_model_meta = meta
@@ -277,21 +324,30 @@ def _mteb_encoder(encoder, meta):
             if prompt_type is None: return prompts.get(encoder.default_prompt_name, '')
             return find_prompt(prompts, QUERY_PROMPTS if prompt_type.value == 'query' else DOCUMENT_PROMPTS)
 
-        def encode(self, inputs, *, task_metadata, hf_subset, prompt_type=None, **kw):
-            options = {} if prompts is None else dict(prompt=self.prompt(task_metadata, prompt_type))
+        def encode(self, inputs, *, task_metadata, hf_subset, hf_split='', prompt_type=None, **kw):
+            options = {k:v for k,v in kw.items() if k not in _NOT_FOR_ENCODE}
+            if prompts is not None and not {'prompt','prompt_name'} & options.keys():
+                options['prompt'] = self.prompt(task_metadata, prompt_type)
             x = once.encode([t for batch in inputs for t in batch['text']], **options)
-            if not sp.issparse(x) or task_metadata.type not in ('Classification','Clustering'): return x
-            # MTEB encodes the training part first; a column it lacks would get weight 0 anyway
-            return x[:,columns.setdefault((task_metadata.name,hf_subset), np.unique(x.indices))]
+            return self.for_task(x, task_metadata, hf_subset, hf_split) if sp.issparse(x) else x
+
+        def for_task(self, x, task_metadata, subset, split):
+            "Sparse rows, on fewer columns where MTEB wants to learn from them or to take them apart"
+            kind = task_metadata.type
+            if kind not in _PROBES + _ROW_BY_ROW: return x
+            # MTEB encodes the training part or the queries first; a column they lack would get weight 0 anyway
+            key = (task_metadata.name, subset, '' if kind in _PROBES else split)
+            known = columns.setdefault(key, np.unique(x.indices))
+            return _on_columns(x, known) if kind in _ROW_BY_ROW else x[:,known]
 
         def similarity(self, a, b):
             s = _unit(a) @ _unit(b).T
-            return s.toarray() if sp.issparse(s) else s
+            return torch.from_numpy(s.toarray() if sp.issparse(s) else s)
 
         def similarity_pairwise(self, a, b):
             a,b = _unit(a),_unit(b)
             products = a.multiply(b) if sp.issparse(a) else a*b
-            return np.asarray(products.sum(1)).ravel()
+            return torch.from_numpy(np.asarray(products.sum(1)).ravel())
     return Encoder()
 
 def as_mteb(
@@ -332,19 +388,24 @@ def _spearman(gold, cosine):
 
 def _average_precision(label, cosine):
     from sklearn.metrics import average_precision_score
-    return float(average_precision_score(label.astype(int), cosine)) if label.any() else math.nan
+    return float(average_precision_score(label.astype(int), cosine)) if label.any() else 0.      # as scikit-learn says
 
 def ndcg(
-    qrels:dict[str,int],    # relevant document -> gain
+    qrels:dict[str,int],    # judged document -> gain, a whole number; 0 or less is not relevant
     ranked:dict[str,float], # document -> the model's score
     k:int=10,
-)->float:
-    "nDCG@k (Järvelin and Kekäläinen 2002); ties in trec_eval's order, so that the value is MTEB's"
+)->float:                   # 0 where no document is relevant
+    "nDCG@k (Järvelin and Kekäläinen 2002) as trec_eval computes it, and so MTEB"
+    if broken := [g for g in qrels.values() if not isinstance(g, int)]:
+        raise ValueError(f"a gain is {broken[0]!r:.40}; trec_eval and MTEB take whole numbers, such as 0, 1 and 2")
     def dcg(gains): return sum(g/math.log2(i+2) for i,g in enumerate(gains))
-    top = heapq.nlargest(k, ranked.items(), key=lambda x: (x[1],x[0]))
-    found = dcg(qrels.get(d, 0) for d,_ in top)
-    best = dcg(sorted(qrels.values(), reverse=True)[:k])
-    return found/best
+
+    gain = {document:max(g, 0) for document,g in qrels.items()}
+    best = dcg(sorted(gain.values(), reverse=True)[:k])
+    if not best: return 0.
+    scores = np.array(list(ranked.values()), np.float32).tolist()      # trec_eval compares in single precision,
+    top = heapq.nlargest(k, zip(scores, ranked))                       # and documents with equal scores by their ids
+    return dcg(gain.get(document, 0) for _,document in top)/best
 
 # %% ../../nbs/81_evaluate.tasks.ipynb #2e0b7139
 def _kind(task): # one of KINDS_JUDGED; None: a task without items
@@ -364,8 +425,14 @@ def _bitext_values(data, task, pred):
     gold = data['gold'] if 'gold' in data else [(i,i) for i in range(len(nearest))]
     return np.array([float(x['corpus_id'] == g[1]) for x,g in zip(nearest, gold, strict=True)])
 
-def _retrieval_values(data, task, pred):
-    return np.array([ndcg(rels, pred.get(query, {})) for query,rels in data['relevant_docs'].items()])
+def _ranking(task, query, scores): # document -> score, of those that the task counts
+    if task.ignore_identical_ids: scores = {d:s for d,s in scores.items() if d != query}
+    if task.skip_first_result: scores = dict(sorted(scores.items(), key=lambda x: x[1], reverse=True)[1:])
+    return scores
+
+def _retrieval_values(data, task, pred): # of the queries that are judged and were asked, as in trec_eval
+    return np.array([ndcg(judged, _ranking(task, query, pred[query]))
+                     for query,judged in data['relevant_docs'].items() if query in pred])
 
 def _classification_values(data, task, pred): # pred: the labels given in each experiment
     labels = np.array(data[task.label_column_name])
@@ -452,6 +519,7 @@ def _run_mteb(model, task, cache, fresh): # MTEB's result, and the predictions b
         with no_bars(), warnings.catch_warnings():
             warnings.filterwarnings('ignore', category=UserWarning, module='sklearn')
             warnings.filterwarnings('ignore', message='An input array is constant')
+            warnings.filterwarnings('ignore', message='To copy construct from a tensor')     # MTEB copies similarities
             result = import_mteb().evaluate(
                 model, task, cache=cache, overwrite_strategy='always' if fresh else 'only-missing',
                 prediction_folder=Path('not-written'),            # asks for predictions, which `keep` takes
