@@ -19,8 +19,8 @@ COLORS = sns.color_palette('colorblind')  # ten colours people with any colour v
 def set_look():
     "The project's look: seaborn `whitegrid`, colour-blind palette, title on the left; importing this module sets it"
     rc = {'axes.titlelocation':'left', 'axes.titlesize':11, 'axes.titleweight':'bold', 'axes.labelsize':10,
-          'xtick.labelsize':9, 'ytick.labelsize':9, 'legend.fontsize':9, 'legend.frameon':False,
-          'axes.spines.top':False, 'axes.spines.right':False, 'figure.figsize':(6,3.4),
+          'figure.titlesize':11, 'figure.titleweight':'bold', 'xtick.labelsize':9, 'ytick.labelsize':9,
+          'legend.fontsize':9, 'legend.frameon':False, 'axes.spines.top':False, 'axes.spines.right':False, 'figure.figsize':(6,3.4),
           'figure.dpi':96, 'savefig.dpi':120, 'savefig.bbox':'tight', 'figure.constrained_layout.use':True}
     sns.set_theme(context='notebook', style='whitegrid', palette='colorblind', font='DejaVu Sans', rc=rc)
 
