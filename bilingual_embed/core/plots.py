@@ -21,7 +21,8 @@ def set_look():
     rc = {'axes.titlelocation':'left', 'axes.titlesize':11, 'axes.titleweight':'bold', 'axes.labelsize':10,
           'figure.titlesize':11, 'figure.titleweight':'bold', 'xtick.labelsize':9, 'ytick.labelsize':9,
           'legend.fontsize':9, 'legend.frameon':False, 'axes.spines.top':False, 'axes.spines.right':False,
-          'figure.figsize':(6,3.4), 'figure.dpi':96, 'savefig.dpi':120, 'savefig.bbox':'tight', 'figure.constrained_layout.use':True}
+          'figure.figsize':(6,3.4), 'figure.dpi':96, 'savefig.dpi':120, 'savefig.bbox':'tight',
+          'figure.constrained_layout.use':True}
     sns.set_theme(context='notebook', style='whitegrid', palette='colorblind', font='DejaVu Sans', rc=rc)
 
 set_look()
