@@ -21,30 +21,26 @@ from py3langid.langid import LanguageIdentifier, MODEL_FILE
 from ..core.records import Document, Labelled, Pair, Record, Scored, Triplet
 from ..core.records import LANGUAGES, RecordError, split_langs, texts_of
 from .readers import name_parts, read_rows, table_format
+from .tokenizer import reader_normalizer
 
 # %% ../../nbs/48_data.clean.ipynb #5482a487
 # beside ASCII, what well-written text in these languages is made of
 _COMMON = 'äöüÄÖÜßáéíóúñÁÉÍÓÚÑ¿¡«»„“”‘’–—…€°§àèìòùçêîôœæ×±²³½µ→←•©®™≤≥'
 _ODD = re.compile(f'[^\n -~{_COMMON}]|&|  | \n|\n |\n\n\n')     # may need work; '&' may begin an entity
 _SUSPECT = re.compile(f'[^\n -~\u00a0{_COMMON}]|&')              # may be wrongly decoded: full of Ã, Â and â
-# soft hyphens, zero-width spaces, marks of direction and byte order
-_HIDDEN = re.compile('[\u00ad\u200b\u200e\u200f\u2060\ufeff]')
+_LINE_END = re.compile('\r\n?|[\v\f]')                          # before ftfy, which would join the lines
 _FTFY = ftfy.TextFixerConfig(uncurl_quotes=False)                # curly quotes are correct in German and Spanish
+_as_tokenized = reader_normalizer().normalize_str
 
 def normalise(
     text:str,
 )->str: # NFC
-    "Repaired encoding (ftfy, where lines look odd), NFC, no invisible characters, single spaces, at most one empty line"
-    if '\r' in text: text = text.replace('\r\n', '\n').replace('\r', '\n')
+    "Encoding repaired by ftfy, where lines look odd; then the tokenizer's rules for spaces and what nobody sees"
     if not _ODD.search(text): return text.strip()
 
-    if _SUSPECT.search(text):
-        lines = [ftfy.fix_text(line, _FTFY) if _SUSPECT.search(line) else line for line in text.split('\n')]
-        text = _HIDDEN.sub('', '\n'.join(lines))
-
-    text = re.sub(r'[^\S\n]+', ' ', text)
-    text = re.sub(r' ?\n ?', '\n', text)
-    return re.sub(r'\n{3,}', '\n\n', text).strip()
+    lines = _LINE_END.sub('\n', text).split('\n')
+    lines = [ftfy.fix_text(line, _FTFY) if _SUSPECT.search(line) else line for line in lines]
+    return _as_tokenized('\n'.join(lines))
 
 # %% ../../nbs/48_data.clean.ipynb #4cec2f9b
 # norm_probs: probabilities that are comparable across lengths
