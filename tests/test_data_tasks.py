@@ -3,6 +3,7 @@ import numpy as np, pyarrow.ipc as ipc, pytest
 from bilingual_embed.core.io import DiskFull
 from bilingual_embed.core.records import Pair, Triplet
 from bilingual_embed.core.recipes import recipe
+from bilingual_embed.data.corpus import write_jsonl
 from bilingual_embed.data.tasks import Table, Writer, load_corpus, open_corpus
 
 @pytest.fixture
@@ -58,3 +59,43 @@ def test_mining_is_the_same_for_a_list_and_a_table(tmp_path):
     w.close()
     mined = list(mine_negatives(pairs))
     assert mined and list(mine_negatives(Table(w.path('pair', 'x', 'en')), batch_size=7)) == mined
+
+# ---- your own text and the sample
+
+@pytest.fixture
+def my_text(tmp_path):
+    "Translations and documents, no graded pairs and no classes"
+    write_jsonl(tmp_path/'my_text'/'pairs'/'books.en-de.jsonl',
+                [dict(query=f'Sentence number {i} of the book', positive=f'Satz Nummer {i} aus dem Buch') for i in range(40)])
+    words = dict(en='the and with ship harbour wind morning fisher old white'.split(),
+                 de='der und mit Schiff Hafen Wind Morgen Fischer alte weiße'.split())
+    rng = np.random.default_rng(0)
+    for lang,of_lang in words.items():
+        def sentence(): return ' '.join(rng.choice(of_lang, 10)).capitalize() + '.'
+        texts = [' '.join(sentence() for _ in range(4)) for _ in range(20)]
+        write_jsonl(tmp_path/'my_text'/'text'/f'tales.{lang}.jsonl', [dict(text=t) for t in texts])
+    return tmp_path/'my_text'
+
+def sets_of(corpus): return {t.source for t in corpus.tables}
+
+def test_your_own_text_is_trained_on_alone_and_said_so(my_text, tmp_path):
+    said = []
+    own = load_corpus(recipe('sample', text__source=str(my_text)), cache=tmp_path, log=said.append)
+    assert sets_of(own) <= {'local-books','local-tales','cloze'} and 'local-books' in sets_of(own)
+    assert said[1] == ("this text alone is trained on; it has no hard negatives, no graded pairs and no classes "
+                       "(text.sample=True adds those of the sample that ships)")
+    assert said[-1].startswith(f"to train on: {my_text} (documents 40, pairs 40); the documents' sentences (pairs ")
+    assert 'sample' not in said[-1]
+    assert {p['source'] for p in own.provenance} == {'local/books','local/tales'}
+    again = []
+    load_corpus(recipe('sample', text__source=str(my_text)), cache=tmp_path, log=again.append)
+    assert again[:2] == said[:2] and again[-1] == said[-1]             # also where the text is at hand
+
+def test_the_sample_is_mixed_in_when_asked_for_and_counted(my_text, tmp_path):
+    said = []
+    r = recipe('sample', text__source=str(my_text), text__sample=True, text__pair_rows=40)
+    both = load_corpus(r, cache=tmp_path, log=said.append)
+    assert {'local-books','sample-sts','sample-topics'} <= sets_of(both)
+    assert said[1] == "the training part of the sample that ships is mixed in (text.sample=False leaves it out)"
+    assert f'{my_text} (documents 40, pairs 40); the sample that ships (' in said[-1]
+    assert 'graded pairs 160' in said[-1]

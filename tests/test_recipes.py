@@ -1,7 +1,7 @@
 "core.recipes: what a recipe refuses, whoever asks"
 import pytest
 
-from bilingual_embed.core.recipes import recipe, recipe_from_json, recipe_json
+from bilingual_embed.core.recipes import recipe, recipe_from_json, recipe_json, recipe_rows
 
 INF = float('inf')
 BAD = [   # a case a line  # chkstyle: ignore
@@ -49,3 +49,17 @@ GOOD = recipe_json(recipe('sample'))
                          ids=['empty', 'list', 'null', 'nested', 'renamed', 'cut'])
 def test_damaged_recipes_are_refused(text):
     with pytest.raises(ValueError, match='another version'): recipe_from_json(text)
+
+@pytest.mark.parametrize('langs', ['de-en', ('de','en'), ('en','de')])
+def test_the_order_of_the_languages_says_nothing(langs):
+    assert recipe('sample', langs) == recipe('sample', 'en-de')
+    assert recipe('base', 'es-en').model.qk_norm
+
+def test_what_the_sample_is_added_to():
+    assert recipe('cpu').text.sample and recipe('sample').text.sample and recipe('base').text.sample
+    own = recipe('cpu', text__source='my_text/')
+    assert not own.text.sample and recipe('cpu', text__source='my_text/', text__sample=True).text.sample
+    why = {f"{row['part']}.{row['field']}": row['why'] for row in recipe_rows(own)}
+    assert 'alone' in why['text.sample']
+    assert recipe_from_json(recipe_json(own)) == own
+    with pytest.raises(ValueError, match='no text'): recipe('sample', text__sample=False)

@@ -10,13 +10,14 @@ __all__ = ['STAGES', 'SCALES', 'TextRecipe', 'TokenizerRecipe', 'ModelRecipe', '
 import hashlib, json, math
 from dataclasses import asdict, dataclass, fields
 
-from .records import KINDS, split_langs
+from .records import KINDS, language_pair
 
 # %% ../../nbs/33_core.recipes.ipynb #8799be7f
 @dataclass(frozen=True)
 class TextRecipe:
     "Which text, and how much of it"
     source:str          # auto, sample, debian, hub, or a folder in the layout of data/README.md
+    sample:bool         # add the sample that ships to the source: it has graded pairs, classes and hard negatives
     mlm_chars:int       # characters of documents per language for MLM, at most
     pair_rows:int       # pairs per data set and language combination, at most
     held_out:int        # pairs per cross-lingual data set kept apart for evaluation
@@ -148,6 +149,8 @@ def _check(r:Recipe): # refuse numbers that would fail later, or train nonsense
 
     if not r.text.source.strip():
         raise ValueError("text: source is empty; name auto, sample, debian, hub or a folder")
+    if r.text.source == 'sample' and not r.text.sample:
+        raise ValueError("text: sample is False and the source is the sample, so there is no text; name another source")
     width,heads = r.model.hidden_size,r.model.num_attention_heads
     if width % heads: raise ValueError(f"model: hidden_size {width} does not divide by num_attention_heads {heads}")
 
@@ -157,6 +160,7 @@ _V2 = 'v2, recalled'
 _BASE = dict(   # a field a line  # chkstyle: ignore
     text=dict(
         source=('hub', "paper: CulturaX, Wikipedia, OPUS; pairs and triplets of sections 3.2 and 3.3"),
+        sample=(True, "ours: few sources have graded pairs, classes and hard negatives"),
         mlm_chars=(600_000_000_000, "ours: paper's 256 B tokens at about 4.5 characters, half per language, one pass"),
         pair_rows=(100_000_000, "ours: no effective cap; paper: 211 M German, 111 M Spanish, 518 M English pairs"),
         held_out=(2000, "ours: 95 % interval of an accuracy under 2.2 points"),
@@ -376,13 +380,16 @@ _SPANISH = dict(   # a field a line  # chkstyle: ignore
 _CHANGES = dict(base={}, small=_SMALL, cpu=_CPU, sample=_SAMPLE)
 SCALES = tuple(_CHANGES)
 
-def _values(scale, langs)->dict[str,dict[str,tuple]]: # part -> field -> (value, where it comes from)
+_NAMED_SOURCES = ('auto','sample','debian','hub')
+
+def _values(scale, langs, source='auto')->dict[str,dict[str,tuple]]: # part -> field -> (value, where it comes from)
     change = _CHANGES[scale]
     out = {}
     for part,cls in _PARTS.items():
         values = _BASE['all_stages'] | change.get('all_stages', {}) if cls is StageRecipe else {}
         out[part] = values | _BASE[part] | change.get(part, {})
     if scale == 'base' and langs[1] == 'es': out['model'] |= _SPANISH
+    if source not in _NAMED_SOURCES: out['text']['sample'] = (False, "ours: your own text is trained on alone")
     return out
 
 # %% ../../nbs/33_core.recipes.ipynb #ff2a50db
@@ -417,7 +424,7 @@ def _override(parts, key, value): # parts: part -> field -> value, changed in pl
 
 def recipe(
     scale:str='cpu',    # sample, cpu, small or base
-    langs:str='en-de',  # language pair, English first
+    langs:str='en-de',  # language pair; de-en is the same one
     seed:int=42,        # the only source of randomness
     **overrides,        # part__field=value, such as pretrain__steps=200
 )->Recipe:              # frozen
@@ -426,11 +433,12 @@ def recipe(
         raise ValueError(f"unknown scale {scale!r}; scales are {', '.join(SCALES)}")
     if type(seed) is not int or not 0 <= seed < 2**32:
         raise ValueError(f"seed {seed!r:.40} is not a whole number from 0 to 4,294,967,295")
-    pair = split_langs(langs)
+    pair = language_pair(langs)
     if len(pair) != 2 or pair[0] == pair[1]:
         raise ValueError(f"langs {langs!r} is not a pair of two languages such as 'en-de'")
 
-    parts = {part: {k: value for k,(value,why) in values.items()} for part,values in _values(scale, pair).items()}
+    values = _values(scale, pair, overrides.get('text__source', 'auto'))
+    parts = {part: {k: value for k,(value,why) in of_part.items()} for part,of_part in values.items()}
     for key,value in overrides.items(): _override(parts, key, value)
 
     r = Recipe(scale, pair, seed, **{part: cls(**parts[part]) for part,cls in _PARTS.items()})
@@ -449,7 +457,7 @@ def recipe_rows(
     run = dict(scale=r.scale, langs='-'.join(r.langs), seed=r.seed)
     rows = [dict(part='run', field=k, value=v, why='chosen') for k,v in run.items()]
 
-    defaults = _values(r.scale, r.langs)
+    defaults = _values(r.scale, r.langs, r.text.source)
     for part in _PARTS:
         for field,value in asdict(getattr(r, part)).items():
             default,why = defaults[part][field]

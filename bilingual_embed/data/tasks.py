@@ -534,7 +534,8 @@ def load_corpus(
     start = time.perf_counter()
     source,why = pick_source(r.text.source, r.scale, r.langs, on_error)
     evals = [Path(e) for e in evals]
-    folder = corpus_folder(r, r.text.source if Path(r.text.source).is_dir() else source.name, evals, cache)
+    name = r.text.source if Path(r.text.source).is_dir() else source.name
+    folder = corpus_folder(r, name, evals, cache)
     def made(): return (folder/'corpus.json').exists()
 
     if int(os.environ.get('RANK', '0')):        # one of several training processes: the first makes the text for all
@@ -542,12 +543,48 @@ def load_corpus(
         return open_corpus(folder)
 
     log(why)
-    if made():
-        log(f"clean text is at hand in {folder.name}")
-        return open_corpus(folder)
-    with disk_full_errors(folder.parent), _alone(folder, log):
-        if not made(): _make_corpus(r, source, why, evals, folder, log, start)    # or another process has, meanwhile
-        return open_corpus(folder)
+    if about := _about_sample(source, r): log(about)
+    if made(): log(f"clean text is at hand in {folder.name}")
+    else:
+        with disk_full_errors(folder.parent), _alone(folder, log):
+            if not made(): _make_corpus(r, source, why, evals, folder, log, start)    # or another process has, meanwhile
+    corpus = open_corpus(folder)
+    log(f"to train on: {_rows_by_origin(corpus, name)}")
+    return corpus
+
+_WORDS = dict(triplet='hard negatives', scored='graded pairs', labelled='classes')    # what few sources have
+
+def _in_sample(langs): return set(langs) <= set(SampleSource.LANGS)
+
+def _about_sample(source, r)->str: # what the sample that ships adds, in a sentence
+    if source.name == 'sample': return ''
+    if not _in_sample(r.langs):
+        return (f"the sample that ships is written in {', '.join(SampleSource.LANGS)}, so nothing of it is added; "
+                "graded pairs and classes, if any, are the source's")
+    if r.text.sample: return "the training part of the sample that ships is mixed in (text.sample=False leaves it out)"
+
+    have = {kind for _,kind,*_ in source.files(r.langs)} if isinstance(source, LocalSource) else _WORDS
+    lacks = [f'no {words}' for kind,words in _WORDS.items() if kind not in have]
+    if not lacks: return "this text alone is trained on"
+    return (f"this text alone is trained on; it has {_list(lacks)} "
+            "(text.sample=True adds those of the sample that ships)")
+
+def _list(words): return ' and '.join([', '.join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+_ROWS = dict(document='documents', pair='pairs', triplet='triplets', scored='graded pairs', labelled='texts with a class')
+
+def _rows_by_origin(corpus, source)->str: # how many rows of each kind are the source's, the sample's, or made of others
+    sample,made = 'the sample that ships',"the documents' sentences"
+    origins = {source: Counter(), sample: Counter(), made: Counter()}
+    for t in corpus.tables:
+        origin = sample if t.source.startswith('sample-') else made if t.source.startswith('cloze') else source
+        origins[origin][t.kind] += len(t)
+
+    said = []
+    for origin,rows in origins.items():
+        counts = ', '.join(f'{words} {rows[kind]:,}' for kind,words in _ROWS.items() if rows[kind])
+        if counts: said.append(f'{origin} ({counts})')
+    return '; '.join(said)
 
 def _thinned(sources, samples, r, skips): # (record, hash) below the bar of its sample so far
     for source in sources:
@@ -570,12 +607,10 @@ def _make_corpus(r, source, why, evals, folder, log, start):
     (part/'tables').mkdir(parents=True)
     (part/'held_out').mkdir()
 
-    # few sources have graded pairs, classes and questions, so the sample's are added; every run is judged on it, too
-    ours = set(r.langs) <= set(SampleSource.LANGS)
-    if ours: write_sample_eval(part/'held_out', r.langs)
-    else: log(f"the sample that ships is written in {', '.join(SampleSource.LANGS)}, so nothing of it is added; "
-              "graded pairs and classes, if any, are the source's")
-    sources = [source, SampleSource()] if ours and source.name != 'sample' else [source]
+    # few sources have graded pairs, classes and questions, so the sample's may be added; every run is judged on it, too
+    if _in_sample(r.langs): write_sample_eval(part/'held_out', r.langs)
+    mixed = r.text.sample and _in_sample(r.langs) and source.name != 'sample'
+    sources = [source, SampleSource()] if mixed else [source]
 
     skips,report,samples = Skips(),CleanReport(),{}
     w = Writer(part/'all')

@@ -6,13 +6,13 @@
 __all__ = ['KINDS_JUDGED', 'QUICK', 'TestSetError', 'TestSet', 'read_tests']
 
 # %% ../../nbs/45_data.test_sets.ipynb #5db1b03b
-import hashlib, re
+import hashlib, math, re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 
-from ..core.records import LANGUAGES, split_langs
+from ..core.records import LANGUAGES, language_pair, split_langs
 from .readers import FORMATS, name_parts, numbered_rows, RowPolicy
 
 # %% ../../nbs/45_data.test_sets.ipynb #3ab339e4
@@ -152,19 +152,34 @@ def _find_qrels(folder, lang):
     raise TestSetError(f"{folder}: neither qrels.{lang}.tsv nor qrels.tsv; one of them says which corpus-id answers "
                        "which query-id (tab-separated: query-id, corpus-id, score)")
 
+def _gain(path, n, row):
+    "The score of a row of qrels, a whole number"
+    try: gain = float(row['score'])
+    except (KeyError, TypeError, ValueError): gain = math.nan
+    if not math.isfinite(gain):
+        raise TestSetError(f"{path}:{n}: a row should be query-id, corpus-id and score, separated by tabs, "
+                           f"under a header of these names; this is {row!r:.200}")
+    if gain != int(gain) or abs(gain) >= 2**31:
+        raise TestSetError(f"{path}:{n}: score {row['score']!r:.40} is not a whole number, as trec_eval and MTEB need it; "
+                           "multiply all scores of the file by the same number, which changes no nDCG")
+    return int(gain)
+
 def _read_qrels(path, queries, corpus):
-    "Query -> its answers and their scores; and the rows whose answer is not in the corpus"
+    "Query -> its judged documents and their gains; and the rows whose answer is not in the corpus"
     qrels,lost = {},[]
     for n,row in _numbered(path)[1]:
-        q,d,score = (row.get(k) for k in ('query-id','corpus-id','score'))
-        try: score = int(float(score))
-        except (TypeError, ValueError, OverflowError):
-            raise TestSetError(f"{path}:{n}: a row should be query-id, corpus-id and score, separated by tabs, "
-                               f"under a header of these names; this is {row!r:.200}") from None
+        q,d,gain = row.get('query-id'),row.get('corpus-id'),_gain(path, n, row)
         if q not in queries: continue                              # of another language
-        if d not in corpus: lost.append((n,q,d))
-        elif score > 0: qrels.setdefault(q, {})[d] = score
+        if d in corpus: qrels.setdefault(q, {})[d] = gain
+        elif gain > 0: lost.append((n,q,d))
     return qrels,lost
+
+def _notes_on_queries(lang, queries, qrels, path):
+    "What was left out, and what counts 0"
+    unjudged = len(queries) - len(qrels)
+    if unjudged: yield f"{lang}: {unjudged} of {len(queries)} queries have no row in {path.name} and are left out"
+    hopeless = sum(max(gains.values()) <= 0 for gains in qrels.values())
+    if hopeless: yield f"{lang}: {hopeless} of {len(qrels)} queries have no document with a score above 0 and count 0"
 
 def _read_retrieval(folder, langs, revision):
     corpora,queries_of = _read_sides(folder, langs)
@@ -180,10 +195,7 @@ def _read_retrieval(folder, langs, revision):
                 raise TestSetError(f"{path}:{n}: query {q} is answered by {d}, which is not in {corpus_path} "
                                    f"({len(lost)} such rows); complete the corpus or remove the rows")
             if not qrels: raise TestSetError(f"{path}: no row for the queries of {queries_path}; the ids must agree")
-            unanswered = len(queries) - len(qrels)
-            if unanswered:
-                notes.append(f"{lang}: {unanswered} of {len(queries)} queries have no answer in {path.name} "
-                             "and are left out")
+            notes += _notes_on_queries(lang, queries, qrels, path)
             data[lang] = dict(corpus=corpus, queries={q: t for q,t in queries.items() if q in qrels}, qrels=qrels)
     return [TestSet(folder.name, 'Retrieval', data, revision, notes)] if data else []
 
@@ -259,13 +271,14 @@ def _set_folders(root):
 
 def read_tests(
     folders:str|Path|Sequence, # a test set, a folder of them, or one with eval/ and sts/ inside; or several of these
-    langs:tuple[str,str],      # the run's pair, ("en","de")
+    langs:str|tuple[str,str],  # the run's pair, "en-de" or ("en","de")
     split:str='test',          # "dev" to choose on, "test" to report
     kinds:Sequence[str]=KINDS_JUDGED, # only these
     names:Sequence[str]|None=None,    # only these sets, ("stsb", "xquad")
     quick:bool=False,          # only STS, retrieval and bitext, of at most 2000 test items a language
 )->list[TestSet]:
     "Test sets of a language pair, checked; a set that cannot be used is an error that names the file"
+    langs = language_pair(langs)
     if quick: kinds = [k for k in kinds if k in QUICK['kinds']]
     roots = [folders] if isinstance(folders, (str,Path)) else folders
     out,folder_of = [],{}

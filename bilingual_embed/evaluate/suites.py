@@ -10,6 +10,7 @@ import contextlib, copy, warnings
 from pathlib import Path
 
 from ..core.io import read_json, write_json
+from ..core.records import language_pair
 from ..data.hub import hub_reachable
 from .tasks import LANGUAGE_CODES, import_mteb, no_bars, slug
 
@@ -41,7 +42,7 @@ def suite_tasks(
     langs:tuple[str,str],  # as in suite
 )->list:                   # copies, which may be changed
     "The tasks of a suite, without a look at where their data are"
-    tasks = []
+    tasks,langs = [],language_pair(langs)
     for part in SUITES.get(name, (name,)):
         try: tasks += [copy.copy(t) for t in _named(part, _WITHIN.get(name, langs))]
         except KeyError as e:

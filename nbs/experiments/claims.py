@@ -51,7 +51,8 @@ def parse_seeds(seeds): # '0,1,2', or a single number where papermill read it as
 def read_corpus(data, langs, out):
     "The text of a data folder, without anything that stands in its evaluation sets"
     evals = [p for p in (Path(data)/'eval', Path(data)/'sts') if p.is_dir()]
-    return load_corpus(small_recipe(langs, text__source=str(data)), evals=evals, cache=Path(out)/'cache')
+    r = small_recipe(langs, text__source=str(data), text__sample=True)
+    return load_corpus(r, evals=evals, cache=Path(out)/'cache')
 
 def corpus_tasks(corpus):
     "Pairs, triplets, graded pairs and classes of a corpus as weighted tasks"

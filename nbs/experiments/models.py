@@ -31,7 +31,8 @@ from bilingual_embed.evaluate.baselines import BM25, HybridSearch, MaxP, peers, 
 # ---- the recipes, as changes to the scale `cpu`; models.ipynb says why
 
 FIRST = dict( # from new weights, with one teacher
-    text__pair_rows=150_000, text__mlm_chars=60_000_000, tokenizer__vocab_size=44_000, tokenizer__chars=24_000_000,
+    text__sample=True, text__pair_rows=150_000, text__mlm_chars=60_000_000,
+    tokenizer__vocab_size=44_000, tokenizer__chars=24_000_000,
     model__intermediate_size=768, model__hidden_dropout_prob=0.,
     align__steps=3000, align__batch_size=1024, align__lr=1e-2, align__warmup_steps=50, align__save_steps=200,
     align__weights=(('distillation',3.),('pairs',1.)),
