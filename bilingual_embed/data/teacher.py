@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np, torch, torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from ..losses.pearson import ConstantScores, pearson_loss
 from ..core.io import NPY_HEAD, disk_full_errors, npy_header, read_json, write_json
@@ -313,7 +313,7 @@ class TeacherProjection:
         part = path.with_name(path.name+'.part')
         about = dict(teacher=self.teacher, revision=self.revision)
         with disk_full_errors(path.parent):
-            save_file(dict(weight=np.ascontiguousarray(self.weight)), part, metadata=about)
+            part.write_bytes(save(dict(weight=np.ascontiguousarray(self.weight)), metadata=about))
             os.replace(part, path)
 
     @classmethod

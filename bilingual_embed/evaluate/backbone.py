@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import matplotlib.pyplot as plt, numpy as np, scipy.sparse as sp, torch
 
+from ..model.jina_bert import JinaBertForMaskedLM
+from ..losses.mlm import mlm_layer_loss
 from ..core.io import commit
 from ..core.plots import COLORS
 from ..core.records import Score
@@ -124,6 +126,7 @@ def masked_loss(
     model,   # a masked language model as in transformers: .loss is the mean over labels >= 0
 )->Callable: # (ids (B,T) int64, mask (B,T) bool, labels (B,T) int64) -> sum in nats, number of labels that are not -100
     "A model's masked-token loss as a sum, without gradients or dropout"
+    how = dict(head_loss=mlm_layer_loss) if isinstance(model, JinaBertForMaskedLM) else {}   # not all logits at once
     def loss_at(ids, mask, labels):
         n = int((labels >= 0).sum())
         device = next(model.parameters()).device
@@ -131,7 +134,8 @@ def masked_loss(
         model.eval()
         try:
             with torch.inference_mode():
-                out = model(input_ids=ids.to(device), attention_mask=mask.to(device), labels=labels.to(device))
+                batch = dict(input_ids=ids, attention_mask=mask, labels=labels)
+                out = model(**{k: v.to(device) for k,v in batch.items()}, **how)
                 return float(out.loss)*n, n
         finally: model.train(was_training)
     return loss_at
@@ -164,7 +168,8 @@ def plot_lengths(
     fig,ax = plt.subplots(figsize=(6,3.6))
     for k,(name,g) in enumerate(lines.items()):
         x,color = [r['length'] for r in g],COLORS[k % 10]
-        ax.plot(x, [r['perplexity'] for r in g], marker='o', color=color, label=_joined(*name))
+        style = ('-','--',':')[k % 3]                                # a line on another stays visible
+        ax.plot(x, [r['perplexity'] for r in g], style, marker='o', color=color, label=_joined(*name))
         ax.fill_between(x, [r['low'] for r in g], [r['high'] for r in g], color=color, alpha=.15, lw=0)
     ax.axvline(trained, color='grey', ls=':', lw=1)
 

@@ -11,13 +11,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np, torch
-from safetensors.torch import save_file
+from tokenizers import Tokenizer
 
+from ..core.io import write_json
+from ..data.tokenizer import save_tokenizer
 from .embed import Embedder, load, whole_number
 from .sentence_transformers import save_st_files
 from ..model.alibi import slopes
 from ..model.jina_bert import JinaBertConfig
-from ..model.weights import output_folder, write_atomically
+from ..model.weights import output_folder, save_weights, write_atomically
 
 # %% ../../nbs/63_inference.export.ipynb #01a98c05
 OPSET = 17 # the first with LayerNormalization: ONNX Runtime 1.12 and later, and its builds for browsers
@@ -180,9 +182,7 @@ def _embedder(model): return model if isinstance(model, Embedder) else load(mode
 def _is_own_folder(out, model): return model.folder and os.path.realpath(out) == os.path.realpath(model.folder)
 
 def _read_json(path): return json.loads(path.read_text(encoding='utf-8'))
-def _write_json(path, data):
-    text = json.dumps(data, indent=2, ensure_ascii=False)+'\n'
-    write_atomically(path, lambda p: p.write_text(text, encoding='utf-8'))
+def _write_json(path, data): write_atomically(path, lambda p: write_json(p, data, indent=2, ensure_ascii=False))
 
 def _write_int8(source, path):
     from onnxruntime.quantization import QuantType, quantize_dynamic
@@ -196,18 +196,22 @@ def _published_config(config):
     ours = 'qk_norm','second_norm','tie_word_embeddings'
     return {k: getattr(config, k) for k in JinaBertConfig.__annotations__ if k not in ours}
 
-def _write_side_files(folder, model, config, tokenizer_class):
+def _write_side_files(folder, model, config):
     "All of a sentence-transformers folder but the weights"
     _write_json(folder/'config.json', config)
     save_st_files(folder, model.tokenizer, model.dim, model.max_length, prompts=model.prompts,
                   default_prompt_name=model.default_prompt_name)
-    # transformers before 5 does not know its new name for "whatever tokenizer.json says"
-    path = folder/'tokenizer_config.json'
-    _write_json(path, _read_json(path) | dict(tokenizer_class=tokenizer_class))
+
+def _update_tokenizer(folder, tok):
+    "An earlier version of this library wrote tokenizers that take `<s>` in a text for the special token"
+    path = folder/'tokenizer.json'
+    if not tok.split_special_tokens or not path.is_file(): return
+    if Tokenizer.from_file(str(path)).get_added_tokens_decoder(): save_tokenizer(folder, tok)
 
 def export_onnx(
     model:Embedder|str|Path,  # or its folder
-    out:str|Path,             # folder, made if missing; the model's own folder gets only `onnx/`
+    out:str|Path,             # folder, made if missing; the model's own folder gets only `onnx/`, and a tokenizer.json
+                              # in place of one by an earlier version
     int8:bool=False,          # `onnx/model_quantized.onnx` as well: a quarter of the size, vectors that are close
     queries:int=256,          # queries in a block of attention; 0: all at once, 12 GB at 8192 tokens and 12 heads
 )->Path:                      # the graph: ids, mask (B,T) int64 -> last_hidden_state (B,T,D), sentence_embedding (B,D)
@@ -224,9 +228,10 @@ def export_onnx(
     path = output_folder(out/'onnx')/'model.onnx'
     write_atomically(path, lambda p: p.write_bytes(graph.SerializeToString()))
     if int8: _write_int8(path, out/'onnx'/'model_quantized.onnx')
-    if not _is_own_folder(out, model):
+    if _is_own_folder(out, model): _update_tokenizer(out, model.tokenizer)
+    else:
         config = _published_config(model.model.config) | dict(model_type='bert', architectures=['JinaBertModel'])
-        _write_side_files(out, model, config, 'PreTrainedTokenizerFast')
+        _write_side_files(out, model, config)
     return path
 
 # %% ../../nbs/63_inference.export.ipynb #c3882c75
@@ -258,13 +263,17 @@ def export_published(
         raise ValueError(f"{too_large[0]} has values that float16 cannot hold; export without half")
 
     config = model.model.config
+    tok = model.tokenizer
+    # for llama.cpp, since tokenizer.json has no list of them (of `<s>` in a text it would make the special token)
+    ids = {f'{n}_token_id': getattr(tok, f'{n}_token_id') for n in ('bos','eos','unk','sep','pad','cls','mask')}
     published = dict(_name_or_path=_CODE_REPO[config.qk_norm], model_type='bert', architectures=['JinaBertForMaskedLM'],
-                     attn_implementation='torch', pad_token_id=model.tokenizer.pad_token_id,
-                     torch_dtype='float16' if half else 'float32', use_cache=False)
+                     attn_implementation='torch', **ids,
+                     torch_dtype='float32', use_cache=False)   # to compute in, for weights of either size
     output_folder(out)
-    write_atomically(out/'model.safetensors', lambda p: save_file(state, p, metadata=dict(format='pt')))
-    _write_side_files(out, model, _published_config(config) | published, 'RobertaTokenizer')
+    write_atomically(out/'model.safetensors', lambda p: save_weights(p, state, format='pt'))
+    _write_side_files(out, model, _published_config(config) | published)
     path = out/'tokenizer_config.json'
-    _write_json(path, _read_json(path) | dict(add_prefix_space=False, trim_offsets=True))
-    model.tokenizer.backend_tokenizer.model.save(str(out))     # vocab.json, merges.txt
+    roberta = dict(tokenizer_class='RobertaTokenizer', add_prefix_space=False, trim_offsets=True)
+    _write_json(path, _read_json(path) | roberta)
+    tok.backend_tokenizer.model.save(str(out))     # vocab.json, merges.txt
     return out

@@ -6,15 +6,16 @@
 __all__ = ['MODEL_CODE', 'save_st_files', 'save_st', 'convert']
 
 # %% ../../nbs/62_inference.sentence_transformers.ipynb #f3d75692
-import json, os
+import os
 from importlib import import_module
 from pathlib import Path
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from ..data.tokenizer import load_tokenizer
-from .embed import check_prompts, read_prompts
+from ..core.io import write_json
+from ..data.tokenizer import load_tokenizer, save_tokenizer
+from .embed import check_prompts, model_folder, read_prompts
 from ..model.jina_bert import JinaBertPreTrainedModel, load_model, save_model
 from ..model.weights import WeightsError, file_inside, output_folder, read_model_json, write_atomically
 
@@ -24,7 +25,7 @@ MODEL_CODE = 'alibi','windows','attention','unpad','weights','jina_bert'
 
 def _write_json(path, data):
     path.parent.mkdir(exist_ok=True)
-    write_atomically(path, lambda p: p.write_text(json.dumps(data, indent=2)+'\n', encoding='utf-8'))
+    write_atomically(path, lambda p: write_json(p, data, indent=2))
 
 def save_st_files(
     folder:str|Path,              # made if missing
@@ -39,7 +40,7 @@ def save_st_files(
     prompts = prompts or {}
     check_prompts(prompts, default_prompt_name)
     folder = output_folder(folder)
-    try: tok.save_pretrained(folder)
+    try: save_tokenizer(folder, tok)
     except Exception as e: # the tokenizers library raises bare Exception
         raise OSError(f"the tokenizer could not be written into {folder} ({e}); is the disk full, or something "
                       "of that name in the way?") from None
@@ -129,13 +130,13 @@ def _max_seq_length(folder):
     return n
 
 def convert(
-    folder:str|Path,     # a jina-embeddings-v2 model (de, es, small-en, base-en, code) or one of ours
+    folder:str|Path,     # as for `load`: a jina-embeddings-v2 model (de, es, small-en, base-en, code) or one of ours
     out:str|Path,        # another folder, made if missing
-    dtype=torch.float32, # of the weights written; float16, as published, makes files of half the size
+    dtype=torch.float32, # of the weights written; float16, as published, makes files of half the size; see `save_model`
     code:bool=True,      # put the model's source beside the weights, for readers without this library
 )->Path:                 # out
     "Write a model folder again so that AutoModel and sentence-transformers open it; an MLM head is left out"
-    folder,out = Path(folder).expanduser(),output_folder(out, make=False)
+    folder,out = model_folder(folder),output_folder(out, make=False)
     if os.path.realpath(out) == os.path.realpath(folder):
         raise ValueError(f"{out} is the folder to read; give another to write to")
 

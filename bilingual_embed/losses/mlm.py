@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['mix_bits', 'counter_hash', 'to_uniform', 'to_integer', 'choose_words', 'mask_tokens', 'mlm_loss', 'perplexity',
-           'mlm_head_loss']
+           'mlm_head_loss', 'mlm_layer_loss']
 
 # %% ../../nbs/21_losses.mlm.ipynb #030f77ae
 from collections.abc import Sequence
 
 import torch, torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 # %% ../../nbs/21_losses.mlm.ipynb #a755137f
 # SplitMix64's constants, as int64
@@ -211,3 +211,20 @@ def mlm_head_loss(
     if torch.is_autocast_enabled(device): hidden = hidden.to(torch.get_autocast_dtype(device))
     total = _HeadLoss.apply(hidden, weight, bias, labels, max(1, elements//len(weight)), wants)
     return total / (max(1, len(labels)) if n is None else n)
+
+# %% ../../nbs/21_losses.mlm.ipynb #0db37ff3
+_HOOKS = '_forward_hooks','_forward_pre_hooks','_backward_hooks','_backward_pre_hooks'
+
+def _is_plain(layer): # nothing but a product with weights that are here
+    if type(layer) is not nn.Linear or 'forward' in vars(layer): return False   # accelerate puts its own there
+    return layer.weight.device.type != 'meta' and not any(getattr(layer, hooks) for hooks in _HOOKS)
+
+def mlm_layer_loss(
+    hidden:Tensor,      # (N,D) input of the output layer at the hidden tokens
+    layer:nn.Module,    # from (N,D) to logits (N,V)
+    labels:Tensor,      # (N,) ids, -100 where nothing is asked
+    n:float|None=None,  # as in mlm_loss
+)->Tensor:              # scalar float32; call backward once, first order only
+    "`mlm_loss(layer(hidden), labels)`, without ever holding all logits where the layer is plain `nn.Linear`"
+    if _is_plain(layer): return mlm_head_loss(hidden, layer.weight, layer.bias, labels, n)
+    return mlm_loss(layer(hidden), labels, n)

@@ -12,18 +12,19 @@ from pathlib import Path
 
 import torch, torch.nn.functional as F
 from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, PretrainedConfig, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput, MaskedLMOutput
 from transformers.utils import cached_file
+from transformers.utils.generic import can_return_tuple
+from transformers.utils.output_capturing import capture_outputs
 
 from .alibi import slopes
-from .attention import alibi_attention
+from .attention import alibi_attention, eager_attention, is_recorded
 from .unpad import packed_attention, packing_for
 from .weights import (WeightsError, output_folder, read_model_json, read_shapes, read_weights,
-    weight_files, write_atomically)
+    save_weights, weight_files, write_atomically)
 
 # %% ../../nbs/15_model.jina_bert.ipynb #53c00d6f
 class JinaBertConfig(PretrainedConfig):
@@ -61,7 +62,7 @@ def _check_config(c):
 
     for name in ('layer_norm_eps', 'hidden_dropout_prob', 'attention_probs_dropout_prob', 'initializer_range'):
         value = getattr(c, name)
-        if type(value) not in (int, float) or not 0 <= value < 1:
+        if type(value) not in (int, float) or not 0 <= value <= 1:
             raise ValueError(f"{name} is {value!r:.40}, not a number from 0 to 1")
 
     for name in ('qk_norm', 'second_norm', 'tie_word_embeddings'):
@@ -96,15 +97,17 @@ class _SelfAttention(nn.Module):
     def split_heads(self, x): # (B,T,D) -> (B,H,T,d)
         return x.unflatten(-1, (self.n_heads, -1)).transpose(1, 2)
 
-    def forward(self, x, slopes, mask, packing): # x (B,T,D), or (1,N,D) if the batch is packed
+    def forward(self, x, slopes, mask, packing, eager): # x (B,T,D), or (1,N,D) if the batch is packed
         q,k,v = self.query(x),self.key(x),self.value(x)
         if self.qk_norm: q,k = self.layer_norm_q(q),self.layer_norm_k(k)
         q,k,v = self.split_heads(q),self.split_heads(k),self.split_heads(v)
 
         dropout = self.dropout if self.training else 0.
-        if packing is None: out = alibi_attention(q, k, v, slopes, mask, dropout)
+        weights = None
+        if eager: out,weights = eager_attention(q, k, v, slopes, mask, dropout)
+        elif packing is None: out = alibi_attention(q, k, v, slopes, mask, dropout)
         else: out = packed_attention(q, k, v, slopes, packing, dropout)
-        return out.transpose(1, 2).reshape(x.shape)
+        return out.transpose(1, 2).reshape(x.shape), weights
 
 # %% ../../nbs/15_model.jina_bert.ipynb #7c1295cf
 class _AddNorm(nn.Module):
@@ -123,7 +126,9 @@ class _Attention(nn.Module):
         self.self = _SelfAttention(config)
         self.output = _AddNorm(config)
 
-    def forward(self, x, slopes, mask, packing): return self.output(self.self(x, slopes, mask, packing), x)
+    def forward(self, x, *how): # as `_SelfAttention.forward`
+        attended,_ = self.self(x, *how)
+        return self.output(attended, x)
 
 # %% ../../nbs/15_model.jina_bert.ipynb #2a4471c8
 FEED_FORWARD_CHUNK = 1024 # tokens; ours, measured: 3 to 8 % faster than whole, and 1/8 of the memory at 8192
@@ -143,8 +148,8 @@ class _GatedMLP(nn.Module):
         return self.layernorm(self.wo(hidden) + x)
 
     def forward(self, x): # (B,T,D)
-        n_tokens = x.shape[:-1].numel()
-        if torch.is_grad_enabled() or n_tokens <= FEED_FORWARD_CHUNK: return self.feed_forward(x)
+        whole = torch.is_grad_enabled() or is_recorded()
+        if whole or x.shape[:-1].numel() <= FEED_FORWARD_CHUNK: return self.feed_forward(x)
         chunks = x.flatten(0, 1).split(FEED_FORWARD_CHUNK)
         return torch.cat([self.feed_forward(c) for c in chunks]).view_as(x)
 
@@ -156,9 +161,9 @@ class _Layer(GradientCheckpointingLayer):
         self.mlp = _GatedMLP(config)
         self.layer_norm_1 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps) if config.second_norm else None
 
-    def forward(self, x, slopes=None, mask=None, packing=None):
+    def forward(self, x, slopes=None, mask=None, packing=None, eager=False):
         if slopes is None: return self.mlp.layernorm(x)     # for `embeddings_only`: nothing but the last norm
-        y = self.attention(x, slopes, mask, packing)
+        y = self.attention(x, slopes, mask, packing, eager)
         if self.layer_norm_1 is not None: y = self.layer_norm_1(y + x)
         return self.mlp(y)
 
@@ -166,6 +171,10 @@ class _Encoder(nn.Module):
     def __init__(self, config):
         super().__init__()
         self.layer = nn.ModuleList(_Layer(config) for _ in range(config.num_hidden_layers))
+
+    def forward(self, x, *how): # as `_Layer.forward`
+        for layer in self.layer: x = layer(x, *how)
+        return x
 
 # %% ../../nbs/15_model.jina_bert.ipynb #6374eaaa
 class _Embeddings(nn.Module):
@@ -179,8 +188,8 @@ class _Embeddings(nn.Module):
 
     def forward(self, ids, types, embeds):
         words = self.word_embeddings(ids) if embeds is None else embeds
-        segments = self.token_type_embeddings.weight[0] if types is None else self.token_type_embeddings(types)
-        return self.dropout(self.LayerNorm(words + segments))
+        if types is None: types = torch.zeros(1, dtype=torch.long, device=words.device)
+        return self.dropout(self.LayerNorm(words + self.token_type_embeddings(types)))
 
 class _Pooler(nn.Module): # published with the weights, used by nothing, so never trained
     def __init__(self, config):
@@ -194,7 +203,8 @@ class JinaBertPreTrainedModel(PreTrainedModel):
     base_model_prefix = 'bert'
     supports_gradient_checkpointing = True
     _supports_sdpa = True
-    _no_split_modules = ['_Layer']
+    _no_split_modules = ['_Embeddings','_Layer']
+    _can_record_outputs = dict(hidden_states=_Layer, attentions=_SelfAttention)
 
     @torch.no_grad()
     def _init_weights(self, module):
@@ -208,10 +218,33 @@ class JinaBertPreTrainedModel(PreTrainedModel):
         if isinstance(module, (nn.Linear, nn.LayerNorm, _MLMPredictions)) and is_fresh(module.bias): module.bias.zero_()
 
     @classmethod
-    def from_pretrained(cls, name=None, *args, output_loading_info=False, **kwargs):
+    def _can_set_attn_implementation(cls): return True   # transformers looks for an interface of its own in the source
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path=None, *args, output_loading_info=False, **kwargs):
         "As in transformers, for published models too; a weight missing, unknown or of another shape is an error"
-        model,info = _load_pretrained(cls, super().from_pretrained, name, *args, **kwargs)
+        model,info = _load_pretrained(cls, super().from_pretrained, pretrained_model_name_or_path, *args, **kwargs)
         return (model, info) if output_loading_info else model
+
+def _check_mask(mask, shape):
+    if mask is None or mask.shape == shape: return
+    raise ValueError(f"attention_mask is {tuple(mask.shape)}; this model takes ({', '.join(map(str, shape))}), the "
+                     "shape of the ids: 1 where there is a token")
+
+def _check_positions(positions, mask, shape): # equal to the places, or all of a row's tokens moved by the same number
+    if is_recorded(): raise ValueError("position_ids would be without effect in the recorded model; leave them out")
+    moved = (positions - torch.arange(shape[1], device=positions.device)).expand(shape)
+    if mask is None: mask = torch.ones_like(moved, dtype=torch.bool)
+    first = moved.gather(1, mask.int().argmax(1, keepdim=True))
+    if ((moved != first) & mask).any():
+        raise ValueError("position_ids do not count a row's tokens in steps of 1; this model knows only the distance "
+                         "of two places (ALiBi): leave them out, and give each text a row of its own")
+
+_CHANGES_THE_RESULT = 'past_key_values','encoder_hidden_states','encoder_attention_mask','is_causal'
+
+def _check_unknown(keywords):
+    found = [k for k in _CHANGES_THE_RESULT if keywords.get(k) is not None and keywords[k] is not False]
+    if found: raise ValueError(f"this model is an encoder of one text at a time and has no {found[0]}; leave it out")
 
 class JinaBertModel(JinaBertPreTrainedModel):
     "Token ids to hidden states, one vector per token"
@@ -233,33 +266,36 @@ class JinaBertModel(JinaBertPreTrainedModel):
         "Embeddings and the last LayerNorm, skipping all layers: a fresh model's output while its layers add nothing"
         return self.encoder.layer[-1](self.embeddings(input_ids, None, None))
 
+    @capture_outputs # hidden_states and attentions, return_dict
     def forward(self,
         input_ids:Tensor|None=None,      # (B,T) int
         attention_mask:Tensor|None=None, # (B,T) 1 or True where there is a token; None: everywhere
         token_type_ids:Tensor|None=None, # (B,T) segment; None: 0
+        position_ids:Tensor|None=None,   # (B or 1,T) consecutive in each row; without effect
         inputs_embeds:Tensor|None=None,  # (B,T,D) in place of input_ids
-        output_hidden_states:bool=False, # return the embeddings' and every layer's output too
-        return_dict:bool=True,           # False: a tuple
+        **kwargs,                        # output_hidden_states, output_attentions, return_dict; see "The model"
     ): # last_hidden_state (B,T,D); meaningless at masked positions
         if (input_ids is None) == (inputs_embeds is None): raise ValueError("give either input_ids or inputs_embeds")
+        _check_unknown(kwargs)
+        given = inputs_embeds if input_ids is None else input_ids
         mask = None if attention_mask is None else attention_mask.bool()
-        if mask is not None and mask.device.type == 'cpu' and mask.all():
-            mask = None                                 # no padding: one bias serves all texts
+        _check_mask(mask, given.shape[:2])
+        if position_ids is not None: _check_positions(position_ids, mask, given.shape[:2])
 
-        packing = packing_for(mask, inputs_embeds if input_ids is None else input_ids)
+        recorded = is_recorded()
+        if mask is not None and mask.device.type == 'cpu' and not recorded and mask.all():
+            mask = None                                 # no padding: one bias serves all texts
+        def wants(what): return kwargs.get(what, getattr(self.config, what))
+        eager = bool(wants('output_attentions')) or self.config._attn_implementation == 'eager' or recorded
+        # what a caller sees of the layers has the shape of the batch
+        packing = None if eager or wants('output_hidden_states') else packing_for(mask, given)
         def pack(x): return x if x is None or packing is None else packing.pack(x)
-        def unpack(x): return x if packing is None else packing.unpack(x)
 
         x = self.embeddings(pack(input_ids), pack(token_type_ids), pack(inputs_embeds))
-        states = [x]
         m = slopes(self.config.num_attention_heads)   # (H,) made at every call: from_pretrained would lose a buffer
-        for layer in self.encoder.layer:
-            x = layer(x, m, mask, packing)
-            if output_hidden_states: states.append(x)
-
-        hidden_states = tuple(unpack(s) for s in states) if output_hidden_states else None
-        out = BaseModelOutput(last_hidden_state=unpack(x), hidden_states=hidden_states)
-        return out if return_dict else out.to_tuple()
+        x = self.encoder(x, m, mask, packing, eager)
+        if packing is not None: x = packing.to(x.device).unpack(x)
+        return BaseModelOutput(last_hidden_state=x)
 
 # %% ../../nbs/15_model.jina_bert.ipynb #c892c957
 class _Transform(nn.Module):
@@ -277,17 +313,24 @@ class _MLMPredictions(nn.Module):
         self.transform = _Transform(config)
         self.decoder = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
+        self.decoder.bias = self.bias
 
-    def forward(self, x): return F.linear(self.transform(x), self.decoder.weight, self.bias)
+    def forward(self, x, head_loss=None, labels=None):
+        x = self.transform(x)
+        return self.decoder(x) if head_loss is None else head_loss(x, self.decoder, labels)
 
 class _MLMHead(nn.Module):
     def __init__(self, config):
         super().__init__()
         self.predictions = _MLMPredictions(config)
 
+    def forward(self, x, *how): return self.predictions(x, *how) # as `_MLMPredictions.forward`
+
 class JinaBertForMaskedLM(JinaBertPreTrainedModel):
     "JinaBERT with the head that predicts masked tokens"
-    _tied_weights_keys = {'cls.predictions.decoder.weight': 'bert.embeddings.word_embeddings.weight'}
+    _tied_weights_keys = {
+        'cls.predictions.decoder.weight': 'bert.embeddings.word_embeddings.weight',
+        'cls.predictions.decoder.bias': 'cls.predictions.bias'}
 
     def __init__(self, config):
         super().__init__(config)
@@ -296,34 +339,46 @@ class JinaBertForMaskedLM(JinaBertPreTrainedModel):
         self.post_init()
 
     def get_output_embeddings(self): return self.cls.predictions.decoder
-    def set_output_embeddings(self, e): self.cls.predictions.decoder = e
+    def set_output_embeddings(self, e):
+        self.cls.predictions.decoder = e
+        self.cls.predictions.bias = e.bias
 
+    def get_expanded_tied_weights_keys(self, all_submodels=False):
+        "Transformers' table of tied weights: the two names of the bias are one where the matrices are two as well"
+        if all_submodels or self.config.tie_word_embeddings:
+            return super().get_expanded_tied_weights_keys(all_submodels)
+        return {name: other for name,other in self._tied_weights_keys.items() if name.endswith('.bias')}
+
+    @can_return_tuple
     def forward(self,
         input_ids:Tensor|None=None,      # (B,T) int
         attention_mask:Tensor|None=None, # (B,T) 1 or True where there is a token
         token_type_ids:Tensor|None=None, # (B,T) segment; None: 0
+        position_ids:Tensor|None=None,   # (B or 1,T) consecutive in each row; without effect
         inputs_embeds:Tensor|None=None,  # (B,T,D) in place of input_ids
         labels:Tensor|None=None,         # (B,T) the true token at the N positions to predict, -100 elsewhere
-        head_loss=None,                  # (hidden (N,D), weight (V,D), bias (V,), labels (N,)) -> loss, without logits
-        output_hidden_states:bool=False, # return the embeddings' and every layer's output too
-        return_dict:bool=True,           # False: a tuple
-    ): # logits (B,T,V); with labels the mean loss over the N positions and their logits (N,V), in reading order
+        head_loss=None,                  # (hidden (N,D), output layer, labels (N,)) -> loss, without logits
+        num_items_in_batch=None,         # divide the summed loss by it; None: by N
+        **kwargs,                        # as in `JinaBertModel`
+    ): # logits (B,T,V); with labels the loss, the mean over the N positions
         if head_loss and labels is None: raise ValueError("head_loss needs labels; pass them, or leave head_loss out")
-        out = self.bert(input_ids, attention_mask, token_type_ids, inputs_embeds, output_hidden_states)
-        head,x = self.cls.predictions,out.last_hidden_state
-        if labels is not None:
-            keep = labels != -100
-            x,labels = x[keep],labels[keep]
+        inputs = input_ids,attention_mask,token_type_ids,position_ids,inputs_embeds
+        out = self.bert(*inputs, return_dict=True, **kwargs)
+        x = out.last_hidden_state
+        if labels is not None: labels = labels.to(x.device)
 
         loss = logits = None
-        if head_loss: loss = head_loss(head.transform(x), head.decoder.weight, head.bias, labels)
-        else: logits = head(x)
-        if labels is not None and not head_loss:
-            # without a position to predict: 0, which still has a gradient, and not 0/0
-            loss = F.cross_entropy(logits.float(), labels) if len(labels) else logits.float().sum()
+        if head_loss:
+            keep = labels != -100
+            loss = self.cls(x[keep], head_loss, labels[keep])
+        else:
+            logits = self.cls(x)
+            if labels is not None: loss = _masked_loss(logits, labels, num_items_in_batch)
+        return MaskedLMOutput(loss=loss, logits=logits, hidden_states=out.hidden_states, attentions=out.attentions)
 
-        out = MaskedLMOutput(loss=loss, logits=logits, hidden_states=out.hidden_states)
-        return out if return_dict else out.to_tuple()
+def _masked_loss(logits, labels, n): # without a position to predict: 0, which still has a gradient, and not 0/0
+    total = F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), reduction='sum')
+    return total / ((labels != -100).sum().clamp_min(1) if n is None else n)
 
 # exist_ok: a notebook runs its cells twice
 AutoConfig.register(JinaBertConfig.model_type, JinaBertConfig, exist_ok=True)
@@ -439,9 +494,12 @@ def _match(folder, config, state, cls): # a model on the meta device, and the we
         why = str(e)[:120]
         raise WeightsError(f"{path} describes a model that no memory can hold ({why}); check its sizes") from None
 
-    if issubclass(cls, JinaBertForMaskedLM): # the tied matrix is stored once
-        tied = state.get('embeddings.word_embeddings.weight', torch.empty(0))
-        state = {'cls.predictions.decoder.weight': tied} | state
+    if issubclass(cls, JinaBertForMaskedLM): # what has two names is stored once
+        def also(name, other): return {name: state[other]} if other in state else {}
+        decoder,embeddings = 'cls.predictions.decoder.weight','embeddings.word_embeddings.weight'
+        tied = also('cls.predictions.decoder.bias', 'cls.predictions.bias')
+        if config.tie_word_embeddings: tied |= also(decoder, embeddings)
+        state = tied | state
     else: state = {k: v for k,v in state.items() if not k.startswith('cls.')}
 
     want = {k.removeprefix('bert.'): v for k,v in model.state_dict().items()}
@@ -498,6 +556,8 @@ def _load_pretrained(cls, from_pretrained, name, *args, **kwargs): # model, load
     if ours: _check_shapes(ours, kwargs, cls)
     if published:
         config,state = _read_model(published)
+        # how these weights are stored is not how to compute; see "Saving"
+        if not kwargs.keys() & {'config','dtype','torch_dtype'}: kwargs['dtype'] = torch.float32
         if kwargs.get('config') is None:
             for k in kwargs.keys() & set(JinaBertConfig.__annotations__): setattr(config, k, kwargs.pop(k))
             kwargs['config'] = config
@@ -516,15 +576,19 @@ def _load_pretrained(cls, from_pretrained, name, *args, **kwargs): # model, load
 def save_model(
     folder:str|Path,              # made if missing
     model:JinaBertPreTrainedModel, # with the head or without
-    **more,                       # further entries of config.json
+    **more,                       # further entries of config.json; dtype: to compute in, for weights in half precision
 ):
-    "config.json and model.safetensors in the published layout of de and es, names without prefix; the tied matrix once"
+    "config.json and model.safetensors in the published layout of de and es, names without prefix; what is tied, once"
+    _check_config(model.config)
     folder = output_folder(folder)
     state = {k.removeprefix('bert.'): w.detach().cpu().contiguous() for k,w in model.state_dict().items()}
-    state.pop('cls.predictions.decoder.weight', None)
-    dtype = str(next(iter(state.values())).dtype).removeprefix('torch.')
-    config = model.config.to_dict() | dict(architectures=[type(model).__name__], dtype=dtype) | more
-    text = json.dumps(config, indent=2) + '\n'
+    state.pop('cls.predictions.decoder.bias', None)
+    if model.config.tie_word_embeddings: state.pop('cls.predictions.decoder.weight', None)
 
-    write_atomically(folder/'model.safetensors', lambda p: save_file(state, p, metadata=dict(format='pt')))
+    stored = next(iter(state.values())).dtype
+    dtype = torch.float32 if stored in (torch.float16, torch.bfloat16) else stored
+    about = dict(architectures=[type(model).__name__], dtype=str(dtype).removeprefix('torch.'))
+    text = json.dumps(model.config.to_dict() | about | more, indent=2) + '\n'
+
+    write_atomically(folder/'model.safetensors', lambda p: save_weights(p, state, format='pt'))
     write_atomically(folder/'config.json', lambda p: p.write_text(text, encoding='utf-8'))

@@ -8,6 +8,7 @@ __all__ = ['FLEX_BLOCK', 'NEARLY_FULL', 'Packing', 'block_plan', 'has_flex_atten
 
 # %% ../../nbs/14_model.unpad.ipynb #ada17ec0
 import warnings
+from copy import copy
 from functools import cache, cached_property
 import torch, torch.nn.functional as F
 from torch import Tensor
@@ -30,6 +31,17 @@ class Packing:
         # (N,) each token's number in the flat (B*T,) batch; B*T for tokens of no text
         fill = -len(real) % multiple if self.n_real else 0
         self.positions = F.pad(real, (0, fill), value=self.B*self.T)
+
+    def to(self,
+        device:torch.device,
+        **_,   # accelerate, which calls this between the parts of a model on several devices, passes more
+    )->'Packing':
+        "The same packing on another device"
+        if self.mask.device == torch.device(device): return self
+        moved = copy(self)
+        moved.__dict__.pop('texts', None)
+        moved.mask,moved.positions = self.mask.to(device),self.positions.to(device)
+        return moved
 
     @cached_property
     def texts(self)->tuple[Tensor,Tensor,Tensor]: # (N,) each; the same for all layers

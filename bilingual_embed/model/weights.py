@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MAX_JSON_BYTES', 'MAX_TENSORS', 'WeightsError', 'read_model_json', 'file_inside', 'weight_files', 'read_weights',
-           'read_shapes', 'output_folder', 'write_atomically']
+           'read_shapes', 'output_folder', 'write_atomically', 'save_weights']
 
 # %% ../../nbs/14a_model.weights.ipynb #8adc899a
 import json, os, re
@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 # %% ../../nbs/14a_model.weights.ipynb #9c484691
@@ -131,3 +132,16 @@ def write_atomically(
         raise OSError(f"{path} could not be written ({e}); is the disk full, or the folder write-protected? "
                       "The file that stood there before is untouched") from None
     finally: part.unlink(missing_ok=True)
+
+# %% ../../nbs/14a_model.weights.ipynb #053336a1
+def save_weights(
+    path:Path,               # the file to write
+    tensors:dict[str,Tensor], # contiguous, on the CPU, no two of them the same memory
+    **about:str,             # what else goes into the file's header
+):
+    "A safetensors file, with the mode that the umask asks for"
+    path.unlink(missing_ok=True)
+    path.touch()
+    mode = path.stat().st_mode
+    save_file(tensors, path, metadata=about)
+    path.chmod(mode)

@@ -17,14 +17,14 @@ from pathlib import Path
 
 import numpy as np, torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 from tqdm import tqdm
 
 from ..model.attention import cpu_has_bf16
 from ..model.jina_bert import JinaBertForMaskedLM, JinaBertModel, mean_pool
-from ..losses.mlm import mlm_head_loss
+from ..model.weights import save_weights
+from ..losses.mlm import mlm_layer_loss
 from ..losses.infonce import info_nce
 from ..losses.tuples import tuple_loss
 from ..losses.pearson import ConstantScores, pearson_loss
@@ -97,7 +97,7 @@ class Objective(nn.Module):
 
     def _mlm_loss(self, batch, rows, n_labels):
         n = self.n_labels(batch) if n_labels is None else n_labels
-        head_loss = partial(mlm_head_loss, n=n)
+        head_loss = partial(mlm_layer_loss, n=n)
         return self.model(batch.tokens[0].ids[rows], labels=batch.target[rows], head_loss=head_loss).loss
 
 def _contrastive(objective, batch, sides):
@@ -210,7 +210,7 @@ def save_state(
     part = path.with_name(path.name+'.part')
     try:
         _check_free_space(path.parent, sum(t.numel()*t.element_size() for t in tensors.values()))
-        save_file(tensors, part, metadata={'meta': json.dumps(meta)})
+        save_weights(part, tensors, meta=json.dumps(meta))
         with open(part, 'rb') as f: os.fsync(f.fileno())
         os.replace(part, path)
     except (OSError, SafetensorError) as e:
