@@ -1,11 +1,12 @@
 "What the tokenizer makes of texts that look alike, and tokenizer files that lie"
-import json, re, unicodedata
-import pytest
+import json, re, shutil, unicodedata
+import numpy as np, pytest
 from hypothesis import given, strategies as st
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 from bilingual_embed.data.tokenizer import (INVISIBLE, LINE_ENDS, LOOKALIKES, SPACES, TokenizerError,
     load_tokenizer, reader_normalizer, save_tokenizer, train_tokenizer)
+from bilingual_embed.inference.embed import TextIds
 from conftest import STORY
 
 @pytest.fixture(scope='module')
@@ -45,10 +46,10 @@ def test_every_line_end_is_a_newline(tok, c):
     for text in (SENTENCE.replace('\n', c), SENTENCE.replace('\n\n', 5*c), c+SENTENCE+c):
         assert tok(text)['input_ids'] == ids
 
-ALIKE = {'\u03bc': 'µ', 'u\u0308': 'ü', '\u212a': 'K', 'u\u034f\u0308': 'ü'} | LOOKALIKES
-@pytest.mark.parametrize('c', ALIKE, ids=ascii)
-def test_what_looks_alike_is_alike(tok, c):
-    assert tok(f'1 {c}m')['input_ids'] == tok(f'1 {ALIKE[c]}m')['input_ids']
+ALIKE = [('\u03bc','µ'), ('u\u0308','ü'), ('\u212a','K'), ('u\u034f\u0308','ü'), *LOOKALIKES.items()]
+@pytest.mark.parametrize('c,usual', ALIKE, ids=ascii)
+def test_what_looks_alike_is_alike(tok, c, usual):
+    assert tok(f'1 {c}m')['input_ids'] == tok(f'1 {usual}m')['input_ids']
 
 SEEN = '… ½ m² − 3', 'Ⅳ ™ № “x” ‚y‘', '👩\u200d💻 🏳\u200d🌈', 'µῆνιν 日本', 'λόγος μου', 'a\n\nb', "don't -"
 @pytest.mark.parametrize('text', SEEN)
@@ -134,6 +135,39 @@ def test_the_class_for_roberta_keeps_the_rules(folder, tok):
     assert again('Ne\u00adbel\u00a0u\u0308ber')['input_ids'] == tok('Nebel über')['input_ids']
     save_tokenizer(folder/'out', again)
     assert AutoTokenizer.from_pretrained(folder/'out')('Ne\u00adbel')['input_ids'] == tok('Nebel')['input_ids']
+
+def written_by(how, model_folder, to):
+    "A folder as this library writes it, from one with the list of special tokens that transformers writes"
+    from bilingual_embed import convert, load
+    from bilingual_embed.inference.export import export_onnx, export_published
+    if how == 'convert': return convert(model_folder, to)
+    if how == 'published': return export_published(model_folder, to)
+    pytest.importorskip('onnx', reason="needs pip install '.[onnx]'")
+    if how == 'onnx into its own folder':
+        shutil.copytree(model_folder, to)
+        load(model_folder, device='cpu').tokenizer.save_pretrained(to)
+        assert Tokenizer.from_file(str(to/'tokenizer.json')).encode('<s>').ids == [0, 0, 2]
+        model_folder = to
+    return export_onnx(model_folder, to).parent.parent
+
+@pytest.mark.parametrize('how', ['convert','published','onnx','onnx into its own folder'])
+def test_every_folder_that_is_written_reads_texts_like_encode(model_folder, embedder, tmp_path, how):
+    "By the tokenizers library alone, and to the vectors where there is a graph"
+    to = written_by(how, model_folder, tmp_path/'out')
+    bare = Tokenizer.from_file(str(to/'tokenizer.json'))
+    odd = [*FORGED, 'Ne\u00adbel\u00a0u\u0308ber\r\n\u202bdem\u202c Hafen', '\ufeffBoote \x00 am Kai']
+    want = [i.tolist() for i in TextIds(embedder.tokenizer, 8192)(odd)]
+    assert [bare.encode(t).ids for t in odd] == want
+    assert [load_tokenizer(to)(t)['input_ids'] for t in odd] == want
+    if how != 'published':   # of the class that it names, transformers 5 keeps the vocabulary only
+        assert [AutoTokenizer.from_pretrained(to)(t)['input_ids'] for t in odd] == want
+    if not how.startswith('onnx'): return
+
+    session = pytest.importorskip('onnxruntime').InferenceSession(to/'onnx'/'model.onnx')
+    def vector(ids):
+        return session.run(['sentence_embedding'], dict(input_ids=[ids], attention_mask=[[1]*len(ids)]))[0][0]
+    vectors = [vector(ids) for ids in want]
+    np.testing.assert_allclose(np.stack(vectors), embedder.encode(odd), rtol=0, atol=1e-5)
 
 # ---- files that lie: no text grows without end, no pattern takes exponential time, no file fills the memory
 

@@ -20,7 +20,7 @@ from ..model.jina_bert import JinaBertConfig, JinaBertForMaskedLM, JinaBertModel
 from ..core.io import commit, read_json, repo_path, disk_full_errors, write_json
 from ..core.records import Task
 from ..core.recipes import Recipe, STAGES, fingerprint, recipe_from_json, recipe_json, recipe_rows
-from ..data.tokenizer import load_tokenizer, train_tokenizer
+from ..data.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
 from ..data.batches import Packed, pack
 from ..data.corpus import checksum
 from ..data.tasks import Corpus
@@ -142,7 +142,7 @@ def _make_tokenizer(run): # or keep the one that was made from the same recipe a
     if note.exists() and note.read_text() == fingerprint: return
     tokenizer = load_tokenizer(run.start) if run.start else _train_tokenizer(run)
     folder.mkdir(exist_ok=True)
-    tokenizer.save_pretrained(folder)
+    save_tokenizer(folder, tokenizer)
     note.write_text(fingerprint)
 
 def _train_tokenizer(run):
