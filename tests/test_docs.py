@@ -27,7 +27,7 @@ def checkout(folder, front):
 def site(tmp_path_factory):
     tmp = tmp_path_factory.mktemp('docs')
     links = '[ALiBi](11_model.alibi.ipynb), [the package](../bilingual_embed/model), [a file](../notes.txt)'
-    front = f'# Front\n\n> One line.\n\nSee {links}: $m_h = 2^{{-8h/H}}$.'
+    front = f'# Front\n\n> One line.\n\nSee {links}: $m_h = 2^{{-8h/H}}$ or $\\ln\\Big(1+\\frac{{N}}{{n}}\\Big)$.'
     root = checkout(tmp/'root', front)
     (root/'notes.txt').write_text('notes')
     return docs.build(tmp/'site', root)
@@ -58,6 +58,7 @@ def test_long_code_lines_have_room(site):
 
 def test_formulas_need_no_script(site):
     assert '<math' in page(site, 'index.html') and '<math' in page(site, '24_losses.pearson.html')
+    assert page(site, 'index.html').count('<mo stretchy="true"') == 2                 # brackets grow with what they hold
     assert not re.search(r'<script[^>]*mathjax', page(site, '24_losses.pearson.html'), re.I)
 
 def test_the_reference_has_every_name_with_its_parameters(site):

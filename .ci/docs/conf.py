@@ -53,7 +53,11 @@ def docstring(app, what, name, obj, options, lines):
 
 # ---- formulas
 
-def mathml(latex, display): return convert(latex.strip(), display=display).replace('<math ', '<math class="formula" ', 1)
+def mathml(latex, display):
+    "A formula as MathML; in place of `\\big(`, which would stay small, a bracket as high as what it holds"
+    latex = re.sub(r'\\[bB]ig\(', r'\\left(', latex.strip())
+    latex = re.sub(r'\\[bB]ig\)', r'\\right)', latex)
+    return convert(latex, display=display).replace('<math ', '<math class="formula" ', 1)
 
 def visit_math(self, node):
     self.body.append(mathml(node.astext(), 'inline'))
