@@ -1,9 +1,11 @@
 "encode: odd texts, odd parameters, tokenizers and folders that are damaged"
-import json, shutil
+import copy, json, pickle, shutil, time
+from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 from pathlib import Path
 import numpy as np, pandas as pd, pyarrow as pa, pytest, torch
 from safetensors.torch import load_file, save_file
-from tokenizers import models, processors
+from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 from bilingual_embed import Embedder, load
 from bilingual_embed.data.tokenizer import TokenizerError, load_tokenizer, train_tokenizer
 from bilingual_embed.inference.embed import FolderError, TextError, TextIds, read_prompts, shipped
@@ -54,6 +56,40 @@ def test_a_mistake_far_into_a_stream(embedder):
     blocks = embedder.encode_stream(t for t in ['a']*n + [''])
     assert next(blocks).shape == (2048,embedder.dim)
     with pytest.raises(TextError, match=f'text {n} is empty'): next(blocks)
+
+# ---- texts without anything to see
+
+UNSEEN = '[\u00ad\u200b\u2060\u3164\ufeff\0]'
+@pytest.fixture
+def blind(model_folder): # a tokenizer that removes characters which nobody sees
+    tok = load_tokenizer(model_folder)
+    tok.backend_tokenizer.normalizer = normalizers.Sequence([normalizers.Replace(Regex(UNSEEN), ''), normalizers.NFC()])
+    return tok
+
+INVISIBLE = ['', '\n \u00a0', '\u200b', '\u00ad\ufeff', '\0\0', '\u3164', ' \u200b\n\u2060 ', '\u200b'*1000]
+@pytest.mark.parametrize('text', INVISIBLE, ids=range(len(INVISIBLE)))
+def test_a_text_of_which_nothing_is_left_is_empty(embedder, blind, text):
+    for model,how in product((embedder, Embedder(embedder.model, blind)),
+                             ({}, dict(prompt='query: '), dict(max_length=3))):
+        with pytest.raises(TextError, match='text 1 is empty .*leave it out'): model.encode([TEXTS[0], text], **how)
+        with pytest.raises(TextError, match='text 0 is empty'): model.encode(text, **how)
+    assert model.encode(text, on_empty='keep').shape == (32,)
+
+VISIBLE = ['.', '☃', 'я', '中', '\u200bя', '\u0301', '<s>', '\x7f', '\u200b'*1000 + 'я']
+@pytest.mark.filterwarnings('ignore::bilingual_embed.inference.embed.TextsCut')
+@pytest.mark.parametrize('text', VISIBLE, ids=range(len(VISIBLE)))
+def test_a_text_of_which_something_is_left(embedder, blind, text):
+    model = Embedder(embedder.model, blind)
+    for how in ({}, dict(prompt='query: '), dict(max_length=3)): assert model.encode([text], **how).shape == (1,32)
+
+def test_an_unknown_character_is_not_nothing(model_folder):
+    tok = load_tokenizer(model_folder)
+    vocabulary = {t: i for i,t in enumerate(['<s>','<pad>','</s>','<unk>','<mask>','a'])}
+    tok.backend_tokenizer.model = models.WordPiece(vocabulary, unk_token='<unk>')
+    tok.backend_tokenizer.normalizer = normalizers.BertNormalizer()
+    tok.backend_tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    assert TextIds(tok, 9)(['☃'])[0].tolist() == [0,3,2]
+    with pytest.raises(TextError, match='text 1 is empty'): TextIds(tok, 9)(['a', '\u200b'])
 
 # ---- parameters
 
@@ -109,6 +145,108 @@ def test_a_tokenizer_without_a_token_for_the_unknown(model_folder):
     vocabulary = {t: i for i,t in enumerate(['<s>','<pad>','</s>','<unk>','<mask>','a'])}
     tok.backend_tokenizer.model = models.WordPiece(vocabulary, unk_token='[UNK]')
     with pytest.raises(TokenizerError, match='cannot split one of the texts from 0 on.*UNK'): TextIds(tok, 9)(['z'])
+
+def reference_ids(tok, texts): # by a tokenizer written to JSON and read again
+    other = Tokenizer.from_str(tok.backend_tokenizer.to_str())
+    other.no_padding()
+    other.no_truncation()
+    other.encode_special_tokens = tok.split_special_tokens
+    return [other.encode(t).ids for t in texts]
+
+def set_part(name, part): return lambda tok: setattr(tok.backend_tokenizer, name, part)
+def set_template(tok):
+    ids = [('<s>', 0), ('</s>', 2)]
+    template = processors.TemplateProcessing(single='<s> <s> $A </s>', pair='$A $B', special_tokens=ids)
+    tok.backend_tokenizer.post_processor = template
+def letters(yes): return lambda tok: setattr(tok, 'split_special_tokens', yes)
+def set_rules(tok):
+    tok.backend_tokenizer.enable_padding(length=64)
+    tok.backend_tokenizer.enable_truncation(4)
+
+CHANGES = dict( # one after the other, on the same tokenizer
+    rules=set_rules, normalizer=set_part('normalizer', normalizers.Lowercase()), template=set_template,
+    tokens=lambda tok: tok.add_tokens(['harbour', AddedToken('fog', lstrip=True), 'Zeit']),
+    read_as_special=letters(False),
+    specials=lambda tok: tok.add_special_tokens(dict(additional_special_tokens=['<lang>'])),
+    letters_again=letters(True), pre_tokenizer=set_part('pre_tokenizer', pre_tokenizers.Whitespace()),
+    dropout=lambda tok: setattr(tok.backend_tokenizer.model, 'dropout', 1.))
+def test_a_tokenizer_is_taken_as_it_is_at_the_call(model_folder):
+    "Whatever was changed since the last call counts, and the tokenizer itself keeps its rules"
+    tok = load_tokenizer(model_folder)
+    texts = [*TEXTS, 'A <s> harbour  fog<mask> Zeit <lang>', 'é']
+    seen = [reference_ids(tok, texts)]
+    for name,change in CHANGES.items():
+        change(tok)
+        before = tok.backend_tokenizer.to_str()
+        seen.append([x.tolist() for x in TextIds(tok, 999)(texts)])
+        assert seen[-1] == reference_ids(tok, texts), name
+        assert tok.backend_tokenizer.to_str() == before, name
+    rules = tok.backend_tokenizer.padding['length'],tok.backend_tokenizer.truncation['max_length']
+    assert rules == (64,4)
+    assert [a == b for a,b in zip(seen, seen[1:])] == [True] + [False]*8      # only the rules changed no ids
+
+def test_a_call_does_not_build_a_tokenizer():
+    "It takes its parts; to write and read them again takes a thousand times as long"
+    tok = load_tokenizer(shipped()['en-de'])
+    def best(f):
+        times = []
+        for _ in range(5):
+            start = time.perf_counter()
+            f()
+            times.append(time.perf_counter()-start)
+        return min(times)
+    assert best(lambda: TextIds(tok, 99)) < best(tok.backend_tokenizer.to_str)/10
+
+def test_a_progress_bar_only_where_it_is_asked_for(embedder, capsys, monkeypatch):
+    for texts in (TEXTS, iter(TEXTS), []): embedder.encode(texts, show_progress_bar=True)
+    assert 'encode small: ' in capsys.readouterr().err
+    monkeypatch.setattr('bilingual_embed.inference.embed.tqdm', None)     # it would start a thread
+    embedder.encode(TEXTS)
+
+# ---- threads and processes (forked ones: test_processes.py)
+
+def test_many_threads_at_once(embedder):
+    "Bit for bit what one thread gives, even where the model is in training and somebody uses its tokenizer"
+    model = Embedder(copy.deepcopy(embedder.model).train(), embedder.tokenizer)
+    model.model.encoder.layer[0].eval()
+    modes = [m.training for m in model.model.modules()]
+    hows = [{}, dict(truncate_dim=8), dict(dtype='bfloat16'), dict(max_length=9), dict(prompt='Text: ')]
+    jobs = [(texts, how) for texts in (TEXTS[0], TEXTS, TEXTS*9) for how in hows]*4
+    def run(job): return model.encode(job[0], **job[1])
+    def use_tokenizer(_): return embedder.tokenizer(TEXTS, padding='max_length', truncation=True, max_length=5)
+    with pytest.warns(UserWarning), ThreadPoolExecutor(8) as pool:
+        want = [run(job) for job in jobs]
+        others = [pool.submit(use_tokenizer, i) for i in range(60)]
+        for got,x in zip(pool.map(run, jobs), want): np.testing.assert_array_equal(got, x)
+        for o in others: o.result()
+    assert [m.training for m in model.model.modules()] == modes
+    embedder.tokenizer.backend_tokenizer.no_padding()
+    embedder.tokenizer.backend_tokenizer.no_truncation()
+
+def test_a_stream_that_is_not_finished_leaves_the_model_in_training(embedder):
+    model = Embedder(copy.deepcopy(embedder.model).train(), embedder.tokenizer)
+    stream = model.encode_stream(t for t in TEXTS*999)
+    next(stream)
+    assert all(m.training for m in model.model.modules())
+    stream.close()
+    with pytest.raises(TextError): model.encode([TEXTS[0], ''])
+    assert all(m.training for m in model.model.modules())
+
+def test_an_embedder_is_pickled_for_other_processes(embedder):
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(embedder)).encode(TEXTS), embedder.encode(TEXTS))
+
+# ---- devices
+
+NO_DEVICE = ['gpu', 'CPU', 'meta', 'cuda:-1', 'cuda:99', '', True, 99, -1, 3.5, ['cpu']]
+if not torch.cuda.is_available(): NO_DEVICE += ['cuda', 'cuda:7', torch.device('cuda')]
+if not torch.backends.mps.is_available(): NO_DEVICE += ['mps']
+@pytest.mark.parametrize('device', NO_DEVICE, ids=str)
+def test_a_device_that_is_not_here(model_folder, device):
+    with pytest.raises(ValueError, match="torch cannot compute on device .* here .*: pass 'cpu'.*, or leave it out"):
+        load(model_folder, device=device)
+
+def test_a_device_by_name_or_object(model_folder):
+    for device in ('cpu', torch.device('cpu')): assert load(model_folder, device).device.type == 'cpu'
 
 # ---- folders
 

@@ -1,10 +1,14 @@
-"""Several processes train as one, started by `accelerate launch` with the configs that ship: they give the losses
-of one process on the same global batch, and checkpoints go from two processes to one and back"""
+"""A model that is loaded once encodes in many processes, forked or spawned. Several processes train as one, started by
+`accelerate launch` with the configs that ship: they give the losses of one process on the same global batch, and
+checkpoints go from two processes to one and back"""
 import json, math, os, shutil, socket, subprocess, sys
 from pathlib import Path
-import pytest
+import pytest, torch
+import published
 from bilingual_embed import load
 from bilingual_embed.core.recipes import STAGES
+from bilingual_embed.data.tokenizer import load_tokenizer
+from bilingual_embed.model.jina_bert import JinaBertConfig, JinaBertModel, save_model
 from bilingual_embed.train.loop import read_log
 
 CONFIGS = Path(__file__).parents[1]/'data'/'accelerate'
@@ -115,3 +119,63 @@ def test_two_runs_of_one_text(tmp_path):
     a,b = finish([[sys.executable, '-c', code, str(tmp_path)]]*2)
     assert a.splitlines()[-1] == b.splitlines()[-1]
     assert (a+b).count('read and cleaned') == 1, (a, b)
+
+# ---- encoding in many processes
+
+ENCODE = '''if True: # with torch's threads, and texts long enough to need them
+    import multiprocessing, os, sys
+    import numpy as np, torch
+    from bilingual_embed import load
+    torch.set_num_threads(2)
+    texts = [f'By noon {i} boats had come round the point, and the wind had turned. '*9 for i in range(16)]
+    parts = texts[:3],texts[3:]
+    def threads(): return len(os.listdir('/proc/self/task'))
+    def in_processes(how):
+        with multiprocessing.get_context(how).Pool(2) as pool:
+            return pool.map_async(model.encode, parts).get(120)
+    def check(got):
+        for x,p in zip(got, parts): np.testing.assert_allclose(x, model.encode(p), rtol=0, atol=1e-6)
+
+    before = threads()
+    models = [load(folder, device='cpu') for folder in sys.argv[2:]]
+    assert threads() == before, f'load started {threads()-before} threads'
+    model = models[0]
+    if sys.argv[1] == 'fork':
+        after_load = in_processes('fork')
+        check(after_load)                  # here the parent encodes, for the first time
+        after_encode = in_processes('fork')
+        check(after_encode)
+        assert threads() > before          # of torch, so it was not for want of them
+    else: check(in_processes(sys.argv[1]))
+    print('answered')
+'''
+
+@pytest.fixture(scope='module')
+def folders(model_folder, tmp_path_factory):
+    "A model in three types and a published one in float16, with weights large enough for several threads"
+    tmp = tmp_path_factory.mktemp('folders')
+    tok = load_tokenizer(model_folder)
+    sizes = dict(vocab_size=320, hidden_size=256, num_hidden_layers=1, num_attention_heads=4, intermediate_size=256)
+    torch.manual_seed(0)
+    model = JinaBertModel(JinaBertConfig(**sizes, pad_token_id=tok.pad_token_id))
+    for dtype in ('float16','bfloat16','float32'):
+        save_model(tmp/dtype, model.to(getattr(torch, dtype)))
+        tok.save_pretrained(tmp/dtype)
+    published.folder(tmp/'code', 'code', tok, sizes=sizes)
+    return [str(tmp/name) for name in ('float16','bfloat16','float32','code')]
+
+def encode_in_processes(how, folders):
+    env = ENV | dict(OMP_NUM_THREADS='2', TOKENIZERS_PARALLELISM='true')
+    command = [*PYTHON, '-c', ENCODE, how, *folders]
+    r = subprocess.run(command, capture_output=True, text=True, timeout=500, env=env)
+    assert r.stdout == 'answered\n', r.stderr[-3000:]
+
+@pytest.mark.skipif(sys.platform != 'linux', reason="counts threads in /proc, and forks")
+def test_forked_processes_encode(folders):
+    "After `load`, and after `encode`: a web server that loads the model and answers once before it forks"
+    encode_in_processes('fork', folders)
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != 'linux', reason="counts threads in /proc")
+@pytest.mark.parametrize('how', ['spawn','forkserver'])
+def test_other_processes_encode(folders, how): encode_in_processes(how, folders[:1])

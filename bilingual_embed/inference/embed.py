@@ -8,10 +8,11 @@ __all__ = ['CHARS_PER_TOKEN', 'QUERY_PROMPTS', 'DOCUMENT_PROMPTS', 'BLOCK_TEXTS'
            'read_prompts', 'Embedder', 'shipped', 'model_folder', 'load']
 
 # %% ../../nbs/61_inference.embed.ipynb #985f6830
-import hashlib, json, warnings
+import hashlib, json, os, re, threading, warnings
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import numpy as np, torch
 from tokenizers import Tokenizer
@@ -55,12 +56,27 @@ def one_of(
     raise ValueError(f"{name} must be {' or '.join(map(repr, known))}, got {x!r}")
 
 # %% ../../nbs/61_inference.embed.ipynb #065f83d0
+_VISIBLE = re.compile('[!-~]') # a text with one of these characters is not empty
 CHARS_PER_TOKEN = 64 # characters read for each token wanted: far more than a token usually has (ours)
+
+_BATCHES = []         # not empty: the tokenizers library has started its threads
 
 def _not_unicode(text): # why, or ""
     try: text.encode()
     except UnicodeEncodeError as e: return str(e)
     return ''
+
+def _without_rules(tokenizer):
+    "A fast tokenizer's own parts in a frame without padding or truncation: at once, and the tokenizer stays as it is"
+    parts = tokenizer.backend_tokenizer
+    frame = Tokenizer(parts.model)
+    for name in ('normalizer','pre_tokenizer','post_processor','decoder'):
+        part = getattr(parts, name)
+        if part is not None: setattr(frame, name, part)
+    added = parts.get_added_tokens_decoder()                       # id -> token
+    frame.add_tokens([added[i] for i in sorted(added)])
+    frame.encode_special_tokens = tokenizer.split_special_tokens   # True: a text's "<s>" is three letters
+    return frame
 
 class TextIds:
     "Token ids of texts, cut to a length; counts what it cuts"
@@ -80,22 +96,24 @@ class TextIds:
         self.cut = 0            # how many of them were cut
         self.first_cut = None   # position of the first of those
 
-        self.tokenizer = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-        self.tokenizer.no_padding()
-        self.tokenizer.no_truncation()
-        self.tokenizer.encode_special_tokens = tokenizer.split_special_tokens # True: a text's "<s>" is three letters
+        self.tokenizer = _without_rules(tokenizer)
         self._check_template(tokenizer)
 
     def __call__(self,
         texts:list[str],
     )->list[np.ndarray]: # int32 token ids of each text, at most max_length of them
         "The ids of the next texts; positions are counted over all calls"
-        for i,t in enumerate(texts, self.seen): self._check_text(t, i)
-        texts = [self.prompt+t for t in texts]
+        for i,t in enumerate(texts, self.seen):
+            if not isinstance(t, str): raise TextError(f"text {i} is {type(t).__name__} ({repr(t):.60}), not a string")
+        prompted = [self.prompt+t for t in texts]
         longest = self.max_length*CHARS_PER_TOKEN
-        ids = self._tokenize([t[:longest] for t in texts], self.seen)
+        ids = self._tokenize([t[:longest] for t in prompted], self.seen)
 
-        for i,t in enumerate(texts):
+        for i,t in enumerate(texts, self.seen):
+            if self.on_empty == 'error' and self._is_empty(t):
+                raise TextError(f"text {i} is empty ({t!r:.20}): leave it out, or pass on_empty='keep' to give it the "
+                                "vector of its special tokens")
+        for i,t in enumerate(prompted):
             # fewer tokens than wanted of a text that goes on: its tokens are long, so read all of it
             if len(t) > longest and len(ids[i]) <= self.max_length: ids[i] = self._tokenize([t], self.seen+i)[0]
             if len(ids[i]) > self.max_length: ids[i] = self._shorten(ids[i], t, self.seen+i)
@@ -109,11 +127,17 @@ class TextIds:
                       f"the first is text {self.first_cut}. Split them to embed all of it, or pass on_long='error' "
                       "to stop at such a text", TextsCut, stacklevel=3)
 
-    def _check_text(self, t, i):
-        if not isinstance(t, str): raise TextError(f"text {i} is {type(t).__name__} ({repr(t):.60}), not a string")
-        if not t.strip() and self.on_empty == 'error':
-            raise TextError(f"text {i} is empty ({t!r:.20}): leave it out, or pass on_empty='keep' to give it the "
-                            "vector of its special tokens")
+    def _is_empty(self, text):
+        "Whether the tokenizer leaves nothing of a text but space; one part after the other, until something is left"
+        if _VISIBLE.search(text): return False
+        if not text.strip(): return True
+        longest = self.max_length*CHARS_PER_TOKEN
+        parts = (text[i:i+longest] for i in range(0, len(text), longest))
+        return all(not self._left_of(p).strip() for p in parts)
+
+    def _left_of(self, text):
+        ids = self.tokenizer.encode(text, add_special_tokens=False).ids
+        return self.tokenizer.decode(ids, skip_special_tokens=False)
 
     def _shorten(self, ids, text, i):
         if self.on_long == 'error':
@@ -124,7 +148,10 @@ class TextIds:
         return ids[:self.max_length-1] + ids[-1:]   # </s> stays
 
     def _tokenize(self, texts, first):
-        try: return [e.ids for e in self.tokenizer.encode_batch_fast(texts)]
+        try:
+            if len(texts) == 1: return [self.tokenizer.encode(texts[0]).ids]    # without waking other threads
+            if not _BATCHES: _BATCHES.append(len(texts))
+            return [e.ids for e in self.tokenizer.encode_batch_fast(texts)]
         except (KeyboardInterrupt, SystemExit): raise
         except BaseException as e: # the library raises bare Exception, and PanicException where its Rust code gives up
             error = e
@@ -237,6 +264,45 @@ def _autocast(dtype, device):
 
 def _weights_files(folder): return sorted(folder.glob('model*.safetensors')) # one, or the parts of a large model
 
+# %% ../../nbs/61_inference.embed.ipynb #26c44490
+_LOCK = threading.Lock()
+_BUSY = WeakKeyDictionary()  # model -> how many encode with it now, and its modules to put back into training mode
+_HERE = threading.local()    # .parallel: this thread has computed together with others
+
+def _switch_off_training(model):
+    "The modules that were in training mode; `model.modules()` takes five times as long, and this runs for each query"
+    found,todo = [],[model]
+    while todo:
+        m = todo.pop()
+        todo += filter(None, m._modules.values())
+        if m.training:
+            m.training = False
+            found.append(m)
+    return found
+
+@contextmanager
+def _eval_mode(model):
+    "No dropout while any thread encodes; afterwards every module is in the mode it was in"
+    _HERE.parallel = getattr(_HERE, 'parallel', False) or torch.get_num_threads() > 1
+    with _LOCK:
+        count,training = _BUSY.get(model, (0, []))
+        _BUSY[model] = count+1,training+_switch_off_training(model)
+    try: yield
+    finally:
+        with _LOCK:
+            count,training = _BUSY.pop(model)
+            if count > 1: _BUSY[model] = count-1,training
+            else:
+                for m in training: m.training = True
+
+def _in_a_forked_child():
+    "One thread, where the parent has used several"
+    global _LOCK
+    _LOCK = threading.Lock()        # another thread of the parent may have held it
+    if getattr(_HERE, 'parallel', False): torch.set_num_threads(1)
+    if _BATCHES and 'TOKENIZERS_PARALLELISM' in os.environ: os.environ['TOKENIZERS_PARALLELISM'] = 'false'
+if hasattr(os, 'register_at_fork'): os.register_at_fork(after_in_child=_in_a_forked_child)
+
 # %% ../../nbs/61_inference.embed.ipynb #c7ebc5d1
 class Embedder:
     "A model and its tokenizer, ready to encode"
@@ -308,7 +374,7 @@ class Embedder:
         autocast = _autocast(_torch_dtype(dtype), self.device)
         ids_of = TextIds(self.tokenizer, self.max_length if max_length is None else max_length, on_long, on_empty,
                          self.prompt_text(prompt_name, prompt))
-        bar = dict(total=total, disable=not show_progress_bar)
+        bar = dict(total=total) if show_progress_bar else None
         return self._stream(texts, ids_of, batch_tokens, normalize_embeddings, truncate_dim, autocast, bar)
 
     def encode(self,
@@ -380,18 +446,18 @@ class Embedder:
         return prompt
 
     def _stream(self, texts, ids_of, batch_tokens, normalize, dim, autocast, bar):
-        training = self.model.training
-        self.model.eval()
-        bar = tqdm(unit=' texts', unit_scale=True, desc=f'encode {self.name}', mininterval=2, **bar)
+        if bar is not None:             # tqdm would start a thread even for a bar that is not shown
+            bar = tqdm(unit=' texts', unit_scale=True, desc=f'encode {self.name}', mininterval=2, **bar)
         try:
             for block in _blocks(texts):
                 first = ids_of.seen
                 batches,place = padded_batches(ids_of(block), self.pad_id, batch_tokens)
                 vectors = []
-                with torch.inference_mode(), autocast:   # around all of a block: weights are cast once
+                # around all of a block: weights are cast once
+                with torch.inference_mode(), autocast, _eval_mode(self.model):
                     for b in batches:
                         vectors.append(self._vectors(b, normalize, dim))
-                        bar.update(len(vectors[-1]))
+                        if bar is not None: bar.update(len(b.ids))
                 vectors = torch.cat(vectors)[place].numpy()
                 self._check_vectors(vectors, normalize, first)
                 yield vectors
@@ -399,12 +465,12 @@ class Embedder:
             raise MemoryError(f"a batch of {batch_tokens:,} tokens does not fit into the GPU's memory; "
                               f"pass a smaller batch_tokens ({e})") from None
         finally:
-            bar.close()
-            self.model.train(training)
+            if bar is not None: bar.close()
             ids_of.warn()
 
     def _vectors(self, batch, normalize, dim)->Tensor: # (B,D) on the CPU
-        e = embed(self.model, batch.ids.to(self.device), batch.mask.to(self.device), normalize=False)[:,:dim]
+        device = self.device
+        e = embed(self.model, batch.ids.to(device), batch.mask.to(device), normalize=False)[:,:dim]
         return (F.normalize(e, dim=-1) if normalize else e).cpu()
 
     def _check_vectors(self, x, normalize, first):
@@ -479,15 +545,28 @@ def model_folder(
     if not _is_model(folder) and (message := _no_model(folder)): raise FolderError(message)
     return folder
 
+def _check_device(device):
+    "A device that torch computes on, or an error that says which there are"
+    if device is None: return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+    try:
+        torch.zeros(1, device=torch.device(device)).cpu()
+        return torch.device(device)
+    except Exception as e:  # each kind of device has an error of its own, AssertionError too
+        why = str(e).partition('\n')[0][:100]
+    kind,n = torch.accelerator.current_accelerator(check_available=True),torch.accelerator.device_count()
+    here = ['cpu'] + [f'{kind.type}:{i}' for i in range(n)]
+    raise ValueError(f"torch cannot compute on device {device!r:.40} here ({why}): pass "
+                     f"{' or '.join(map(repr, here))}, or leave it out")
+
 def load(
     folder:str|Path,         # a model that ships, or a folder: a run, one of its stages, a jina-embeddings-v2 model
-    device:str|None=None,    # "cpu", "cuda", ...; None: a GPU where there is one
+    device:str|None=None,    # "cpu", "cuda", "cuda:1", "mps"; None: the first CUDA GPU, or the CPU without one
 )->Embedder:
-    "An embedder from its folder: offline, without running code from the folder"
+    "An embedder from its folder: offline, without running code from the folder, and without starting threads"
+    device = _check_device(device)
     folder = model_folder(folder)
     model,tokenizer = load_model(folder),load_tokenizer(folder)
     prompts,default_prompt_name = read_prompts(folder)
-    device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
 
     full = folder.resolve()
     is_stage = (full.parent/'recipe.json').is_file()
