@@ -229,9 +229,10 @@ def plot_board(
         color = COLORS[i % len(COLORS)]
         mark = 'D' if measured else 'os^v'[i//len(COLORS) % 4]                # another one when the colours start again
         height = np.arange(len(columns)) + .5*(i/max(1, len(t)-1) - .5)       # marks of equal scores stay apart
-        ax.plot(t.loc[m, columns].astype(float), height, mark, color=color, ms=7,
+        ax.plot(t.loc[m, columns].astype(float), height, mark, color=color, ms=7, clip_on=False,
                 mfc=color if measured else 'white', label=model_name(m) + (', measured here' if measured else ''))
-    ax.set(xlabel='score (x 100)', xlim=(0, 100), ylim=(len(columns)-.5, -.5), yticks=range(len(columns)), yticklabels=columns)
+    ax.set(xlabel='score (x 100)', xlim=(0, 100), ylim=(len(columns)-.5, -.5),
+           yticks=range(len(columns)), yticklabels=columns)
     ax.set_title(title, loc='left')
     ax.grid(axis='y', visible=False)
     for edge in range(1, len(columns)): ax.axhline(edge-.5, color='.85', lw=.8)
