@@ -245,6 +245,12 @@ def test_a_device_that_is_not_here(model_folder, device):
     with pytest.raises(ValueError, match="torch cannot compute on device .* here .*: pass 'cpu'.*, or leave it out"):
         load(model_folder, device=device)
 
+def test_the_devices_that_are_here_are_named(model_folder, monkeypatch):
+    monkeypatch.setattr(torch.accelerator, 'current_accelerator', lambda **kw: torch.device('cuda'))
+    monkeypatch.setattr(torch.accelerator, 'device_count', lambda: 2)
+    with pytest.raises(ValueError, match="'gpu' here .*: pass 'cpu' or 'cuda:0' or 'cuda:1', or leave it out"):
+        load(model_folder, device='gpu')
+
 def test_a_device_by_name_or_object(model_folder):
     for device in ('cpu', torch.device('cpu')): assert load(model_folder, device).device.type == 'cpu'
 

@@ -3,6 +3,7 @@
     python nbs/experiments/bench.py attention --tokens 8192 --dtype bfloat16
     python nbs/experiments/bench.py encode    --tokens 8192
     python nbs/experiments/bench.py mix
+    python nbs/experiments/bench.py serve
     python nbs/experiments/bench.py train
     python nbs/experiments/bench.py stages
     python nbs/experiments/bench.py plan
@@ -29,7 +30,7 @@ from bilingual_embed.data.tokenizer import train_tokenizer
 from bilingual_embed.data.batches import pack
 from bilingual_embed.data.corpus import SampleSource
 from bilingual_embed.data.tasks import load_corpus
-from bilingual_embed.inference.embed import Embedder
+from bilingual_embed.inference.embed import Embedder, load, shipped
 from bilingual_embed.inference.sentence_transformers import save_st
 from bilingual_embed.train import loop
 from bilingual_embed.train.plan import flops_per_token, plan as planned
@@ -56,8 +57,8 @@ def processor_name():
 def synchronize():
     if CUDA: torch.cuda.synchronize()
 
-def median_seconds(ways, repeats):
-    "Median seconds of each way, taking turns; the first round does not count, and a fast way is repeated for 0.05 s"
+def seconds_by_turns(ways, repeats):
+    "Seconds of each way and round, taking turns; the first round does not count, and a fast way is repeated for 0.05 s"
     times = {name: [] for name in ways}
     calls = dict.fromkeys(ways, 1)
     for i in range(repeats+1):
@@ -68,7 +69,10 @@ def median_seconds(ways, repeats):
             synchronize()
             times[name].append((time.perf_counter()-start)/calls[name])
             if i == 0: calls[name] = max(1, round(.05/times[name][0]))
-    return {name: float(np.median(t[1:])) for name,t in times.items()}
+    return {name: t[1:] for name,t in times.items()}
+
+def median_seconds(ways, repeats):
+    return {name: float(np.median(t)) for name,t in seconds_by_turns(ways, repeats).items()}
 
 def times(seconds, way): # as the fields of a row
     return dict(seconds=seconds[way], times_ours=seconds[way]/seconds['ours'] if 'ours' in seconds else None)
@@ -306,6 +310,43 @@ def mix(args):
             print_row(what='mix', way=name, **size, **times(seconds, name), texts_per_s=len(texts)/seconds[name],
                       bytes=memory_of_way(args, name), cosine=float(cosines.min()))
 
+# ---- one text at a time, and many
+
+BATCH_SIZES = 1,8,64,512
+def texts_of_words(texts, n, least, most, seed=0):
+    "Texts of the sample, cut to a number of words drawn from a range"
+    words = [w for t in texts if len(w := t.split()) >= least]
+    rng = np.random.default_rng(seed)
+    def draw(): return words[rng.integers(len(words))][:rng.integers(least, most+1)]
+    return [' '.join(draw()) for _ in range(n)]
+
+def short_and_long(n):
+    "Sentences of about 10 words, and texts of about 400 tokens, in both languages"
+    sample = SampleSource()
+    def texts(file, *fields):
+        rows = [r for part in ('train','test') for r in sample.rows(file, part)]
+        return [r[f][l] for r in rows for l in ('en','de') for f in fields]
+    short = texts_of_words(texts('sts', 'sentence1', 'sentence2'), n, 8, 12)
+    return dict(short=short, long=texts_of_words(texts('long', 'text'), n, 220, 360))
+
+def serve(args):
+    "A model that ships, in batches of every size: `encode`, and sentence-transformers in float32 with our model inside"
+    from sentence_transformers import SentenceTransformer
+    folder = shipped()['en-de']
+    model = load(folder, DEVICE)
+    st = SentenceTransformer(str(folder), device=DEVICE, model_kwargs=dict(dtype='float32'))
+    for length,texts in short_and_long(max(BATCH_SIZES)).items():
+        for n in BATCH_SIZES:
+            batch = texts[0] if n == 1 else texts[:n]         # a single text as a string, as a server gets it
+            ways = dict(ours=partial(model.encode, batch), st=partial(st.encode, batch, show_progress_bar=False))
+            seconds = seconds_by_turns(ways, args.repeats)
+            rounds = [b/a for a,b in zip(seconds['ours'], seconds['st'])]
+            ours,theirs = (float(np.median(t)) for t in seconds.values())
+            tokens = sum(map(len, model.tokenizer(texts[:n])['input_ids']))/n
+            error = float(np.abs(model.encode(batch)-st.encode(batch, show_progress_bar=False)).max())
+            print_row(what='serve', length=length, texts=n, tokens=tokens, texts_per_s=n/ours, st_texts_per_s=n/theirs,
+                      times_st=float(np.median(rounds)), rounds=rounds, error=error)
+
 # ---- a training step
 
 ROWS = 32 # of a batch
@@ -476,7 +517,8 @@ def plan(args):
                       ratio=predicted/measured)
 
 def main():
-    commands = dict(attention=attention, encode=encode, mix=mix, train=train, stages=stages, plan=plan, machine=machine)
+    commands = dict(attention=attention, encode=encode, mix=mix, serve=serve, train=train, stages=stages, plan=plan,
+                    machine=machine)
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('what', choices=commands)
     p.add_argument('--tokens', type=int, default=8192)
