@@ -7,7 +7,7 @@ __all__ = ['COMMANDS', 'DTYPES', 'READING', 'SHOWN', 'EXPORT_FORMATS', 'KNOWN_ER
            'command', 'Finding', 'attention_way', 'doctor', 'parser', 'main']
 
 # %% ../nbs/92_cli.ipynb #23138355
-import argparse, importlib.metadata, json, os, platform, re, shutil, stat, sys, tempfile, warnings
+import argparse, importlib.metadata, os, platform, re, shutil, stat, sys, tempfile, warnings
 from collections.abc import Callable
 from contextlib import contextmanager, nullcontext, suppress
 from itertools import islice
@@ -16,8 +16,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .core.io import is_disk_full, repo_path
-from .core.records import LANGUAGES, split_langs
+from .core.io import is_disk_full, json_text, repo_path
+from .core.records import LANGUAGES, language_pair
 from .core.recipes import SCALES
 from .data.files import ENDINGS, FORMATS, Bad, Output, Spool, Texts
 from .data.files import arrow, by_ending, format_of, json_lines, open_vectors, read_rows
@@ -67,7 +67,7 @@ def _dtype(s): return dict(fp32='float32', bf16='bfloat16', fp16='float16').get(
 # %% ../nbs/92_cli.ipynb #93aa8950
 READING = [ # options of the commands that read and encode texts
     option('--model', required=True, help='model folder, or the name of a model that ships (en-de, en-es)'),
-    option('--field', default='', help='field or column that holds the text; without it, one text a line'),
+    option('--field', default='', help='field or column that holds the text; without it, a text a line (or JSON item)'),
     option('--format', default='', choices=FORMATS, help='of the files (default: by the ending; .gz may follow it)'),
     option('--delimiter', type=_separator, help='between the values of CSV (default: comma)'),
     option('--skip-bad', action='store_true', help='leave out rows that cannot be read and count them; else an error'),
@@ -135,7 +135,7 @@ def _prompt(a, model):
     return model.prompt_text(name, None if name else a.prompt)
 
 @command('encode', 'texts to vectors', [
-    option('files', nargs='*', help='lines, JSON Lines, CSV with a header, Parquet; none or - is standard input'),
+    option('files', nargs='*', help='lines, JSON (Lines), CSV with a header, Parquet; none or - is standard input'),
     *READING,
     option('--prompt', help='put this text before each text'),
     option('--prompt-name', help="put this prompt of the model before each text (default: the model's default prompt)"),
@@ -190,7 +190,7 @@ def _is_file(name):
 def _files_and_queries(a):
     "The arguments before the first that is no file, and the rest"
     n = next((i for i,w in enumerate(a.files) if not _is_file(w)), len(a.files))
-    files,queries = a.files[:n],a.files[n:]
+    files,queries = a.files[:n],[_as_text(q, 'the query') for q in a.files[n:]]
     if not files:
         raise UsageError(f"{a.files[0]!r} is no file; the first argument is a file of texts" if a.files
                          else "give a file of texts to search in, then the queries")
@@ -314,7 +314,7 @@ def _show(a, keep, query, scores, rows):
         kept = dict(zip(keep, r.kept))
         if a.jsonl:
             found = dict(zip(SHOWN, (query, rank, round(float(score), 6), r.file, r.line, r.text)))
-            print(json.dumps(kept | found, ensure_ascii=not _is_utf8()))
+            print(json_text(kept | found, ensure_ascii=not _is_utf8()))
         else:
             text = '  '.join([f"{Path(r.file).name}:{r.line}", *(f"{k}={v}" for k,v in kept.items()), r.text])
             text = ''.join(c if c.isprintable() else ' ' for c in text)
@@ -324,9 +324,10 @@ def _show(a, keep, query, scores, rows):
 # %% ../nbs/92_cli.ipynb #e68b838e
 @command('train', 'text in, scored model out', [
     option('--scale', default='cpu', choices=SCALES, help='size of model and run (default: cpu)'),
-    option('--langs', default='en-de', help=f"languages, English first (default: en-de); codes: {' '.join(LANGUAGES)}"),
+    option('--langs', default='en-de', help=f"language pair (default: en-de); codes: {' '.join(LANGUAGES)}"),
     option('--seed', type=int, default=42, help='the only source of randomness (default: 42)'),
-    option('--source', default='', help="auto, sample, debian, hub or a folder of text (default: the recipe's)"),
+    option('--source', default='', help="auto, sample, debian, hub, or a folder of text, which is trained on alone "
+                                        "(default: the recipe's)"),
     option('--start', default='', help='train this finished model (name or folder) further, from the pairs stage on'),
     option('--out', default='', help='run folder (default: runs/<scale>-<langs>-<seed>)'),
     option('--evals', default='', help='folders of evaluation sets, comma-separated'),
@@ -375,7 +376,7 @@ def _plan(a):
     n = n_parameters(recipe.model, recipe.tokenizer.vocab_size)
     processes = f"{a.gpus} process{'es' if a.gpus > 1 else ''}"
     speed = f"assumed: {a.mfu:.0%} of {a.tflops:g} TFLOPS each" if a.tflops else "measured on this machine"
-    print(f"{a.scale} {a.langs}: {n/1e6:.1f} M parameters, {processes}; speed {speed}")
+    print(f"{a.scale} {'-'.join(recipe.langs)}: {n/1e6:.1f} M parameters, {processes}; speed {speed}")
     print(f"{'stage':10} {'steps':>8} {'tokens':>9} {'FLOPs/token':>12} "
           f"{'tokens/s':>10} {'hours':>9} {'GPU-hours':>10} {'GB':>6}  fits")
     for s in stages:
@@ -399,7 +400,7 @@ def _evaluate(a):
     from bilingual_embed.inference.embed import load
     from bilingual_embed.evaluate.tasks import evaluate, local_tasks, write_scores
     from bilingual_embed.evaluate.baselines import TfidfEncoder
-    folders,langs = [Path(t) for t in a.tests],tuple(a.langs.split('-'))
+    folders,langs = [Path(t) for t in a.tests],language_pair(a.langs)
     tasks = local_tasks(folders, langs, quick=a.quick)
     model = load(a.model)
     scores = evaluate(model, tasks, model.name)
@@ -425,7 +426,7 @@ def _evaluate(a):
 MTEB's own command, for our folders too: bilingual-embed-mteb run -m FOLDER -t STSES [--data mteb_es]""")
 def _mteb(a):
     from bilingual_embed.evaluate.leaderboard import judge_suite
-    langs = split_langs(a.langs)
+    langs = language_pair(a.langs)
     if a.prepare: return _prepare_suite(a, langs)
     if not a.model: raise UsageError("--model names the folder to judge (or --prepare fetches the suite's data)")
     out = Path(a.out or Path('scores')/f'{Path(a.model).name}-{a.suite}')
@@ -640,6 +641,22 @@ def _arguments(argv):
     if rest: a.files += rest[:end] + rest[end+1:]
     return a
 
+_LETTERS = ('field','query_field','keep','prompt','prompt_name')   # options that are texts, not paths or numbers
+
+def _as_text(argument, what):
+    "An argument in letters: where the locale has none for it, Python hands over its bytes, which are UTF-8 today"
+    try: argument.encode()
+    except UnicodeEncodeError:
+        try: return os.fsencode(argument).decode()
+        except UnicodeError:
+            raise UsageError(f"{what} {argument!r:.80} is not UTF-8; switch the terminal to UTF-8, or convert it: "
+                             "\"$(printf %s '...' | iconv -f latin1 -t utf-8)\"") from None
+    return argument
+
+def _decode_options(a):
+    for name in _LETTERS:
+        if value := getattr(a, name, None): setattr(a, name, _as_text(value, '--'+name.replace('_', '-')))
+
 def _discard_stdout():
     "What is left for a standard output that is closed or full goes nowhere"
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -663,6 +680,7 @@ def main(argv:list[str]|None=None)->int: # exit code: 0 done, 1 failed, 2 wrong 
     # a terminal that lacks the letters of a text still shows the rest
     if hasattr(sys.stdout, 'reconfigure'): sys.stdout.reconfigure(errors='backslashreplace')
     try:
+        _decode_options(a)
         code = COMMANDS[a.command].run(a) or 0
         sys.stdout.flush()
         return code

@@ -82,15 +82,22 @@ def files(tmp_path_factory):
     jsonl = ''.join(json.dumps(dict(id=i, text=t))+'\n' for i,t in enumerate(TEXTS))
     plain = ''.join(t.replace('\n', ' ')+'\n' for t in TEXTS)
     contents = {'a.jsonl': jsonl, 'a.log': jsonl, 'a.txt': plain, # name -> text
-                'a.csv': table(','), 'a.tsv': table('\t'), 'semi.csv': table(';')}
+                'a.csv': table(','), 'a.tsv': table('\t'), 'semi.csv': table(';'), 'lines.json': jsonl,
+                'marked.txt': '\ufeff'+plain, 'texts.json': json.dumps(plain.splitlines(), indent=1)}
+    objects = [dict(id=i, text=t) for i,t in enumerate(TEXTS)]
+    contents |= {'a.json': json.dumps(objects, indent=2), 'one_line.json': json.dumps(objects)}
     for name,content in contents.items():
         (d/name).write_bytes(content.encode())
         (d/f'{name}.gz').write_bytes(gzip.compress(content.encode()))
+    for name in ('a.jsonl','a.csv','a.txt'):
+        (d/name.replace('.', '.utf16.')).write_bytes(contents[name].encode('utf-16'))
     columns = dict(id=pa.array(range(300), pa.int32()), text=TEXTS, other=[[1.]]*300)
     pq.write_table(pa.table(columns), d/'a.parquet', row_group_size=70)
     return d
 
 FILES = [ # -. is standard input
+    'a.json', 'a.json.gz', 'one_line.json', 'lines.json', 'a.utf16.jsonl', 'a.utf16.csv', 'a.utf16.txt', 'marked.txt',
+    'texts.json', '-.a.json --format json', '-.texts.json --format json', '-.a.utf16.txt',
     'a.jsonl', 'a.csv', 'a.tsv', 'a.parquet', 'a.csv.gz', 'a.tsv.gz', 'a.jsonl.gz', 'a.log', 'a.log --format jsonl',
     'semi.csv --delimiter ;', '-.a.jsonl --format jsonl', '-.a.csv --format csv', '-.a.tsv --format tsv',
     '-.a.jsonl', 'a.txt', 'a.txt.gz', '-.a.txt']
@@ -98,7 +105,7 @@ FILES = [ # -. is standard input
 @pytest.mark.parametrize('file', FILES)
 def test_every_format_gives_the_same_vectors(files, model_folder, embedder, tmp_path, file):
     name,*more = file.split(' ')
-    from_stdin,plain = name.startswith('-.'),'.txt' in name
+    from_stdin,plain = name.startswith('-.'),'.txt' in name or 'texts' in name
     stdin = (files/name[2:]).read_bytes() if from_stdin else b''
     field = [] if plain else ['--field','text']
     code,out,err = call('encode', '--model', model_folder, '-' if from_stdin else files/name, *field, *more,
@@ -127,6 +134,24 @@ def test_kept_columns(files, model_folder, embedder, tmp_path, small_blocks, nam
     assert [r['id'] for r in rows] == ids and [r['text'] for r in rows] == TEXTS
     np.testing.assert_allclose([r['embedding'] for r in rows], x, rtol=0, atol=2e-6)
 
+def test_kept_numbers_are_json(files, model_folder, tmp_path, monkeypatch):
+    "NaN and infinity, which Python reads and writes and no other program knows, are null; in a column of Parquet too"
+    def refuse(name): raise AssertionError(f"{name} is not JSON")
+    monkeypatch.chdir(tmp_path)
+    Path('a.jsonl').write_text('{"text": "a", "n": NaN}\n{"text": "b", "n": [Infinity]}\n{"text": "c", "n": 1}\n')
+    pq.write_table(pa.table(dict(text=['a','b','c'], n=[float('nan'), float('-inf'), 1.])), 'a.parquet')
+    for file in ('a.jsonl','a.parquet'):
+        code,out,err = call('encode', '--model', model_folder, file, '--field', 'text', '--keep', 'n')
+        assert code == 0, err
+        kept = [json.loads(l, parse_constant=refuse)['n'] for l in out.splitlines()]
+        assert kept == ([None,[None],1] if file == 'a.jsonl' else [None,None,1.])
+
+        code,out,err = call('search', '--model', model_folder, file, '--field', 'text', '--keep', 'n', '--jsonl', 'a')
+        assert code == 0 and len([json.loads(l, parse_constant=refuse) for l in out.splitlines()]) == 3, err
+    how = 'encode','--model',model_folder,'a.jsonl','--field','text','--keep','n','--out','v.parquet'
+    assert call(*how)[0] == 0
+    assert pq.read_table('v.parquet')['n'].to_pylist() == ['null','[null]','1']
+
 def test_options_are_those_of_encode(files, model_folder, embedder):
     "And their names in earlier versions"
     texts = [t.replace('\n', ' ') for t in TEXTS]
@@ -150,11 +175,24 @@ REFUSED = [ # arguments of encode, what the message says
     ('a.csv a.parquet --field text --keep text --out v.parquet', 'all files to be Parquet, or none'),
     ('a.jsonl --field text --keep id,id', 'there twice'),
     ('- -', 'can be read once'),
-    ('a.txt --out no/v.npy', 'no folder no')]
+    ('a.txt --out no/v.npy', 'no folder no'),
+    ('unmarked.txt', 'convert it: iconv -f UTF-16LE -t UTF-8 unmarked.txt > unmarked.utf8.txt'),
+    ('unmarked.txt --skip-bad', 'looks like UTF-16LE without'),
+    ('latin.txt', 'convert the file: iconv -f WINDOWS-1252 -t UTF-8 latin.txt > latin.utf8.txt'),
+    ('a.json', 'holds objects with the fields id, text; say with --field'),
+    ('unnamed', 'looks like JSON; read it with --format json'),
+    ('data.json --field text', 'jq -c \'.data[]\' data.json > data.jsonl'),
+    ('data_line.json --field text', 'jq -c \'.data[]\' data_line.json > data_line.jsonl'),
+    ('texts.json --keep id', 'plain texts, which have no field id')]
 @pytest.mark.parametrize('args,words', REFUSED)
 def test_encode_refuses(files, model_folder, monkeypatch, args, words):
     monkeypatch.chdir(files)
     (files/'bad.txt').write_bytes(b'good\n\xff\xfe\n')
+    (files/'latin.txt').write_bytes('gut\nfür'.encode('latin-1'))
+    (files/'unmarked.txt').write_bytes('eins\nzwei\n'.encode('utf-16-le'))
+    (files/'unnamed').write_bytes(b'[\n {"text": "a"}\n]')
+    (files/'data.json').write_text(json.dumps(dict(version=1, data=[dict(text='a')]), indent=2))
+    (files/'data_line.json').write_text(json.dumps(dict(data=[dict(text='a')])))
     code,out,err = call('encode', '--model', model_folder, *args.split())
     assert code == 2 and words in err and 'Traceback' not in err, err
 
@@ -504,3 +542,40 @@ def test_doctor_knows_the_extras():
     with patch('importlib.metadata.requires', return_value=requires):
         assert _missing_extras() == dict(train=['no-such-thing'], peers=['no_other'])
     assert all(f.ok for f in doctor() if f.what == 'extras')
+
+# ---- letters in arguments
+
+ODD = 'M\udcc3\udcbcller'       # Müller, as Python hands over what its locale has no letters for
+
+def test_arguments_are_utf8_whatever_the_locale(model_folder, tmp_path):
+    (tmp_path/'a.jsonl').write_text('{"größe": "Herr Müller"}\n{"größe": "by noon"}\n', encoding='utf-8')
+    def found(query, field): return call('search', '--model', model_folder, tmp_path/'a.jsonl', '--field', field, query)
+    code,out,err = found('Müller', 'größe')
+    assert code == 0 and 'Herr Müller' in out, err
+    assert found(ODD, 'gr\udcc3\udcb6\udcc3\udc9fe')[1] == out
+
+    (tmp_path/'a.txt').write_text('noon', encoding='utf-8')
+    def vector(prompt): return call('encode', '--model', model_folder, '--prompt', prompt, tmp_path/'a.txt')[1]
+    assert vector(ODD) == vector('Müller') and vector(ODD).startswith('[')
+
+def test_bytes_of_another_encoding_are_refused_with_what_helps(model_folder, tmp_path):
+    (tmp_path/'a.txt').write_text('noon', encoding='utf-8')
+    code,out,err = call('search', '--model', model_folder, tmp_path/'a.txt', 'M\udcfcller')
+    assert code == 2 and not out and 'is not UTF-8' in err and 'iconv -f latin1 -t utf-8' in err
+    code,_,err = call('encode', '--model', model_folder, tmp_path/'a.txt', '--prompt', 'M\udcfcller')
+    assert code == 2 and '--prompt' in err and 'iconv' in err
+
+@pytest.mark.skipif(os.name == 'nt', reason="Windows hands over letters, not bytes")
+def test_a_locale_without_letters(model_folder, tmp_path):
+    "As `LC_ALL=C` is where Python does not replace it"
+    (tmp_path/'a.txt').write_text('Herr Müller\nby noon\n', encoding='utf-8')
+    env = os.environ | dict(LC_ALL='C', PYTHONUTF8='0', PYTHONCOERCECLOCALE='0')
+    command = [*PYTHON, '-m', 'bilingual_embed.cli', 'search', '--model', str(model_folder), str(tmp_path/'a.txt'), 'Müller']
+    r = subprocess.run([x.encode() for x in command], capture_output=True, env=env)
+    assert r.returncode == 0 and rb'Herr M\xfcller' in r.stdout, r.stderr
+
+def test_the_order_of_the_languages_says_nothing_here_either(capsys):
+    assert main(['plan','--scale','sample','--langs','de-en']) == 0
+    assert 'sample en-de:' in capsys.readouterr().out
+    for command in (['evaluate','--model','x','--tests','.'], ['mteb','--suite','de','--model','x']):
+        assert main([*command, '--langs', 'en-xx']) == 2 and "unknown language 'en-xx'" in capsys.readouterr().err
