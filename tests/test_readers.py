@@ -27,6 +27,39 @@ def test_a_small_file_that_unpacks_to_a_large_one(tmp_path, block, message, ext)
     with pytest.raises(RecordError, match=message): list(read_rows(path))
     if before is not None: assert (peak_memory()-before)/2**20 < 150     # MB, for 256 MB unpacked
 
+ROWS = [dict(text='Größe', n=1), dict(text='zwei\nZeilen', n=2)]
+FORMS = dict(lines='\n'.join(map(json.dumps, ROWS)), array=json.dumps(ROWS), pretty=json.dumps(ROWS, indent=4))
+@pytest.mark.parametrize('form', FORMS)
+@pytest.mark.parametrize('ext', ['.jsonl','.json','.jsonl.gz','.json.zst'])
+@pytest.mark.parametrize('encoding', ['utf-8','utf-8-sig','utf-16','utf-32'])
+def test_json_in_any_form_and_encoding(tmp_path, form, ext, encoding):
+    data = FORMS[form].encode(encoding)
+    if ext.endswith('.gz'): data = gzip.compress(data)
+    if ext.endswith('.zst'): data = zstandard.ZstdCompressor().compress(data)
+    path = written(tmp_path/f'a.de{ext}', data)
+    assert list(read_rows(path)) == ROWS
+    assert [d.text for d in records_of(path, 'document')] == [r['text'] for r in ROWS]
+
+def test_an_array_of_texts_is_documents(tmp_path):
+    path = written(tmp_path/'a.de.json', json.dumps(['eins','zwei'], indent=1).encode())
+    assert [d.text for d in records_of(path, 'document')] == ['eins','zwei']
+    with pytest.raises(RecordError, match='wrong columns: no query'): list(records_of(path, 'pair'))
+
+@pytest.mark.parametrize('name,data,message', [
+    ('a.csv', 'text,n\neins,1\n'.encode('utf-16-be'), 'looks like UTF-16BE without .*iconv -f UTF-16BE -t UTF-8'),
+    ('a.jsonl', 'text'.encode('utf-32-le'), 'looks like UTF-32LE without'),
+    ('a.tsv', 'text\tn\nfür\t1\n'.encode('latin-1'), 'iconv -f WINDOWS-1252 -t UTF-8'),
+    ('a.csv', b'text,n\na,1\nb\0,1\n', ':3: not text: a zero byte'),
+    ('a.jsonl', b'[{"text": "a"}, {"text": "b"', 'item 2 of the array'),
+    ('a.jsonl', b'[1, 2]', ':1: not a JSON object: 1'),
+    ('a.jsonl', b'{\n "text": "a"\n}', 'write it on one line: jq -c . '),
+    ('a.jsonl', b'{"of": {"x": [1]},\n "rows": [\n', "jq -c '.rows\\[\\]'"),
+    ('settings.json', b'[]', 'unknown file format')])
+def test_what_is_not_lines_is_refused_with_a_command(tmp_path, name, data, message):
+    with pytest.raises(RecordError, match=message): list(read_rows(written(tmp_path/name, data)))
+    if 'looks like' in message:  # nothing in it is a row, so there is nothing to skip
+        with pytest.raises(RecordError, match=message): list(read_rows(tmp_path/name, 'skip', Skips()))
+
 @pytest.mark.parametrize('kind,row,message', [
     ('document', dict(text='a', lang=['de']), 'unknown language'),
     ('triplet', dict(query='a', positive='b', negatives=5), 'negatives is int 5'),

@@ -7,7 +7,7 @@ __all__ = ['ENDINGS', 'FORMATS', 'LONGEST', 'FileError', 'Row', 'Bad', 'arrow', 
            'json_lines', 'Texts', 'Output', 'open_vectors', 'Spool']
 
 # %% ../../nbs/44_data.files.ipynb #3724d917
-import csv, datetime, decimal, gzip, hashlib, json, os, sys, zlib
+import csv, datetime, decimal, gzip, hashlib, json, os, re, sys, zlib
 from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -17,12 +17,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..core.io import NPY_HEAD, locked, npy_header, read_json, write_json
+from ..core.io import json_text, locked, NPY_HEAD, npy_header, read_json, write_json
+from .lines import byte_lines, iconv, jq, json_advice, json_items, LinesError, peeked, utf8_chunks
 
 # %% ../../nbs/44_data.files.ipynb #fc4b54c4
 class FileError(ValueError): "A file that cannot be read or written as asked"
 
-ENDINGS = dict(txt='text', jsonl='jsonl', ndjson='jsonl', csv='csv', tsv='tsv', parquet='parquet', pq='parquet')
+ENDINGS = dict(txt='text', jsonl='jsonl', ndjson='jsonl', json='json', csv='csv', tsv='tsv', parquet='parquet',
+               pq='parquet')
 FORMATS = tuple(dict.fromkeys(ENDINGS.values()))
 # bytes of a line, characters of one CSV value (ours): a quote that is never closed, or a line that never ends, would
 # otherwise read the rest of the file into memory
@@ -84,7 +86,7 @@ def format_of(
     if kind == 'text' and field:
         raise FileError(f"{name} is read as plain lines, which have no field {field!r}; "
                         f"leave --field out, or give the format with --format: {', '.join(FORMATS[1:])}")
-    if kind != 'text' and not field:
+    if kind not in ('text','json') and not field:
         raise FileError(f"{name} is read as {kind}; say with --field where the text is, "
                         "or read its lines as they are with --format text")
     return kind
@@ -99,47 +101,89 @@ def _one_column(name, columns, wanted, hint=''):
         if n == 0: raise FileError(f"{name} has no column {c!r}; it has {_names(columns)}{hint}")
         if n > 1: raise FileError(f"{name} has {n} columns {c!r}; it has {_names(columns)}")
 
-def _lines(f, name):
-    "(line number, text with its line end); bytes that are not UTF-8 become lone surrogates, which `read_rows` finds"
-    for n,raw in enumerate(iter(lambda: f.readline(LONGEST+1), b''), 1):
-        if len(raw) > LONGEST:
+def _chunks(f, name): return utf8_chunks(iter(lambda: f.read1(1<<16), b''), name)
+
+def _lines(chunks, name):
+    "(line number, text without its line end); bytes that are not UTF-8 become lone surrogates, which `read_rows` finds"
+    for n,raw in enumerate(byte_lines(chunks, LONGEST), 1):
+        if raw is None:
             raise FileError(f"{name}, line {n} is longer than {LONGEST:,} bytes, which no line of text is; "
                             "is it a compressed or binary file?")
-        yield n,raw.decode('utf-8-sig' if n == 1 else 'utf-8', 'surrogateescape')
+        yield n,raw.decode('utf-8', 'surrogateescape')
 
-def _text(f, name, field, keep, bad):
+# brackets alone, [" and [{, or an object's first name
+_JSON_BEGINS = re.compile(r'\s*(\[\s*($|"|\{)|\{\s*($|"[^"]*"\s*:))')
+
+def _check_kept_of_text(name, keep):
     if missing := [k for k in keep if k != 'text']:
-        raise FileError(f"{name} is read as plain lines, which have no field {_names(missing)} to keep, "
-                        'only "text", the line itself')
-    for n,line in _lines(f, name):
-        line = line.rstrip('\r\n')
+        raise FileError(f"{name} is read as plain texts, which have no field {_names(missing)} to keep, "
+                        'only "text", the text itself')
+
+def _text(f, name, keep, guessed):
+    _check_kept_of_text(name, keep)
+    head,chunks = peeked(_chunks(f, name)) if guessed else (b'',_chunks(f, name))
+    if _JSON_BEGINS.match(head.decode(errors='replace')):
+        raise FileError(f"{name} looks like JSON; read it with --format json (and --field, if its rows are objects), "
+                        "or its lines as they are with --format text")
+    for n,line in _lines(chunks, name):
+        line = line.rstrip('\r')
         yield n,line,(line,)*len(keep)
 
-def _jsonl(f, name, field, keep, bad):
+def _json_values(f, name, bad):
+    "The values of JSON Lines with their line numbers, or the items of a JSON array, counted"
+    head,chunks = peeked(_chunks(f, name))
+    if head.startswith(b'['):
+        n = 0
+        try:
+            for n,value in enumerate(json_items(chunks, LONGEST), 1): yield n,value
+        except UnicodeDecodeError:
+            raise FileError(f"{name}, item {n+1} is not UTF-8; convert the file: {iconv(name)}") from None
+        except LinesError as e: raise FileError(f"{name}, item {n+1} is {e}; write the file again") from None
+        return
+
+    for n,line in _lines(chunks, name):
+        if not line.strip(): continue
+        try: value = json.loads(line)
+        except (ValueError, RecursionError) as e:
+            why = f"is not JSON ({getattr(e, 'msg', 'a number or nesting beyond all limits')})"
+            if n == 1 and (advice := json_advice(head, name)):
+                raise FileError(f"{name}, line 1 {why}, and it looks like one object on many lines; {advice}") from None
+            bad(name, n, why)
+            continue
+        yield n,value
+
+def _no_text(name, row, field):
+    "What is wrong with a row that has no text in that field"
+    if not field: return f"is a {type(row).__name__}, not a text"
+    if not isinstance(row, dict): return f"has no text field {field!r}; it is a {type(row).__name__}"
+    lists = [k for k,v in row.items() if isinstance(v, list) and v and isinstance(v[0], dict)]
+    advice = f"; its rows may be those in {lists[0]!r}: {jq(name, lists[0])}" if lists else ''
+    return f"has no text field {field!r}; it has {_names(row)}{advice}"
+
+def _json(f, name, field, keep, bad):
+    if not field: _check_kept_of_text(name, keep)
     n = 0
-    unseen = set(keep)
+    unseen = set(keep if field else ())
     def check():
         if not unseen: return
-        raise FileError(f"none of the first {n} lines of {name} has a field {_names(sorted(unseen))} to keep")
+        raise FileError(f"none of the first {n} rows of {name} has a field {_names(sorted(unseen))} to keep")
 
-    for n,line in _lines(f, name):
-        if not line.strip(): continue
-        try: row = json.loads(line)
-        except (ValueError, RecursionError) as e:
-            bad(name, n, f"is not JSON ({getattr(e, 'msg', 'a number or nesting beyond all limits')})")
-            continue
-        if not isinstance(row, dict) or not isinstance(row.get(field), str):
-            has = _names(row) if isinstance(row, dict) else type(row).__name__
-            bad(name, n, f"has no text field {field!r}; it has {has}")
-            continue
-        unseen -= row.keys()
-        if n == 1000: check()
-        yield n,row[field],tuple(row.get(k) for k in keep)
+    for n,row in _json_values(f, name, bad):
+        if not field and isinstance(row, dict):
+            raise FileError(f"{name} holds objects with the fields {_names(row)}; say with --field which is the text")
+
+        if isinstance(row, str): yield n,row,(None if field else row,)*len(keep)
+        elif isinstance(row, dict) and isinstance(row.get(field), str):
+            unseen -= row.keys()
+            if n == 1000: check()
+            yield n,row[field],tuple(row.get(k) for k in keep)
+        else: bad(name, n, _no_text(name, row, field))
     check()
 
 def _csv(f, name, field, keep, bad, delimiter):
     csv.field_size_limit(LONGEST)
-    reader = csv.reader((line for _,line in _lines(f, name)), delimiter=delimiter, strict=True)
+    lines = (line+'\n' for _,line in _lines(_chunks(f, name), name))
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
     try:
         header = next(reader, None)
         if not header: raise FileError(f"{name} does not begin with a line of column names")
@@ -198,31 +242,41 @@ def _open(name):
         raise FileError(f"{name} is no gzip file, or one cut short ({e}); fetch it again") from None
     except OSError as e: raise FileError(f"cannot read {name}: {e.strerror}") from None
 
-def _records(name, kind, field, keep, bad, delimiter):
+def _records(name, kind, field, keep, bad, delimiter, guessed):
     "(line, text, kept values) of each row; from Parquet (row, text, row in the batch, batch)"
     if kind == 'parquet':
         yield from _parquet(name, field, keep, bad)
         return
     with _open(name) as f:
-        if kind == 'text': yield from _text(f, name, field, keep, bad)
-        elif kind == 'jsonl': yield from _jsonl(f, name, field, keep, bad)
-        else: yield from _csv(f, name, field, keep, bad, delimiter or ('\t' if kind == 'tsv' else ','))
+        try:
+            if kind == 'text': yield from _text(f, name, keep, guessed)
+            elif kind in ('json','jsonl'): yield from _json(f, name, field, keep, bad)
+            else: yield from _csv(f, name, field, keep, bad, delimiter or ('\t' if kind == 'tsv' else ','))
+        except LinesError as e: raise FileError(str(e)) from None
 
-def _fault(text, kept):
+def _is_blank(text):
+    "Does nobody see anything in it?"
+    if re.search('[!-~]', text): return False
+    from bilingual_embed.data.tokenizer import reader_normalizer   # here, since it imports transformers
+    try: return not reader_normalizer().normalize_str(text)
+    except UnicodeEncodeError: return False
+
+def _fault(name, kind, text, kept):
     "What is wrong with a text and the values to keep with it; \"\" if nothing"
-    if not text.strip(): return "is empty, and an empty text has no embedding"
+    if not text.strip() or _is_blank(text): return "is empty, and an empty text has no embedding"
+    if '\0' in text and kind in ('text','csv','tsv'): return "holds a zero byte; is it a binary file?"
     try:
         if kept: json.dumps((text, *kept), ensure_ascii=False).encode()
         else: text.encode()
-    except UnicodeEncodeError: return "is not UTF-8 (from Latin-1: iconv -f latin1 -t utf-8)"
+    except UnicodeEncodeError: return f"is not UTF-8; convert the file: {iconv(name)}"
     except RecursionError: return "is nested too deep"
     return ''
 
 def read_rows(
     files:Sequence[str],    # paths, or "-" for standard input; none means standard input
     format:str='',          # one of FORMATS; "" goes by the ending of each file
-    field:str='',           # the field or column that holds the text; "" for plain lines
-    keep:Sequence[str]=(),  # fields or columns to keep; for plain lines, "text"
+    field:str='',           # the field or column that holds the text; "" for plain lines, and JSON that holds texts
+    keep:Sequence[str]=(),  # fields or columns to keep; of plain texts, "text"
     bad:Bad|None=None,      # what happens at bad rows; None: an error
     delimiter:str='',       # for CSV; "" means a comma, in .tsv files a tab
 )->Iterator[Row]:
@@ -230,8 +284,9 @@ def read_rows(
     bad = bad or Bad()
     kinds = [(n, format_of(n, format, field)) for n in files or ['-']]   # finds a wrong name before anything is read
     for name,kind in kinds:
-        for line,text,kept,*batch in _records(name, kind, field, keep, bad, delimiter):
-            fault = _fault(text, () if batch else kept)
+        guessed = kind == 'text' and not format and not by_ending(name)
+        for line,text,kept,*batch in _records(name, kind, field, keep, bad, delimiter, guessed):
+            fault = _fault(name, kind, text, () if batch else kept)
             if fault: bad(name, line, fault)
             else: yield Row(text, kept, name, line, *batch)
 
@@ -270,7 +325,7 @@ def json_lines(
     for embedding,row in zip(x, rows):
         value = [round(float(v), 6) for v in embedding]
         if keep: value = dict(zip(keep, row.values(keep)), embedding=value)
-        out.append(json.dumps(value, ensure_ascii=not readable, default=_as_json) + '\n')
+        out.append(json_text(value, ensure_ascii=not readable, default=_as_json) + '\n')
     return ''.join(out)
 
 class Texts:
@@ -426,7 +481,7 @@ class Output:
         columns = {}
         for i,k in enumerate(self.keep):
             self.kinds[k] = sorted({*self.kinds[k], *(_kind(r.kept[i]) for r in rows)})
-            columns[k] = pa.array([json.dumps(r.kept[i], ensure_ascii=False) for r in rows], pa.string())
+            columns[k] = pa.array([json_text(r.kept[i], ensure_ascii=False) for r in rows], pa.string())
         return pa.table(columns | dict(embedding=embedding), metadata=dict(values='json'))
 
     def _parquet_columns(self, pa, rows):
@@ -464,7 +519,7 @@ class Output:
         os.fsync(self.file.fileno())
         beside.unlink(missing_ok=True)
         os.replace(self.part, self.path)
-        beside.write_text(json.dumps(self.record(), indent=1)+'\n', encoding='utf-8')
+        beside.write_text(json_text(self.record(), indent=1)+'\n', encoding='utf-8')
 
     def _finish_parquet(self):
         whole = self.path.with_name(self.path.name+'.part.parquet')
@@ -483,7 +538,7 @@ class Output:
             while f.tell() < self.size or w is None:
                 table = self._typed(pa, pa.ipc.open_stream(f).read_all() if self.rows else self._no_rows(pa))
                 if w is None:
-                    about = dict(bilingual_embed=json.dumps(self.record()))
+                    about = dict(bilingual_embed=json_text(self.record()))
                     schema = pa.schema([(c.name, c.type) for c in table.schema], about)
                     w = pa.parquet.ParquetWriter(whole, schema)
                 w.write_table(table.cast(schema))

@@ -103,13 +103,13 @@ def byte_lines(
 # %% ../../nbs/42a_data.lines.ipynb #53c9d7c9
 def peeked(
     chunks:Iterable[bytes],         # UTF-8
-)->tuple[bytes, Iterator[bytes]]:   # b'' for an empty file
-    "The beginning of a file without the white space before it, at least a byte, and the chunks as they were"
-    chunks,seen = iter(chunks),[]
+)->tuple[bytes, Iterator[bytes]]:   # b'' for a file that is empty, or begins with a megabyte of nothing
+    "The beginning of a file without the white space before it, and the chunks as they were"
+    chunks,seen,size = iter(chunks),[],0
     for chunk in chunks:
         seen.append(chunk)
-        if chunk.strip(): break
-        if len(seen) > 1: seen = [chunk]                    # of empty space, the last is enough
+        size += len(chunk)
+        if chunk.strip() or size > 1<<20: break
     return b''.join(seen).lstrip(), chain(seen, chunks)
 
 _SPACE = re.compile(r'[ \t\n\r]*')
@@ -167,10 +167,12 @@ def json_items(
 
 def jq(
     name:str,   # of the file
-    path:str,   # of the rows in it, in jq's language
+    key:str='', # under which an object holds the rows; "": the object is the only row
 )->str:
     "The command that makes JSON Lines of a JSON file"
-    return _piped(name, f"jq -c {shlex.quote(path)}", _other_name(name, 'jsonl'))
+    simple = re.fullmatch(r'[A-Za-z_]\w*', key, re.A)
+    rows = f'.{key}[]' if simple else f'.[{json.dumps(key)}][]'
+    return _piped(name, f"jq -c {shlex.quote(rows if key else '.')}", _other_name(name, 'jsonl'))
 
 def json_advice(
     head:bytes, # the beginning of the file
@@ -181,7 +183,5 @@ def json_advice(
     if not text.startswith('{'): return ''
     for m in re.finditer(r'"([^"\\]+)"\s*:\s*\[', text):
         before = text[:m.start()]
-        if before.count('{') - before.count('}') > 1: continue
-        field = f'.{m[1]}' if re.fullmatch(r'[A-Za-z_]\w*', m[1], re.A) else f'.[{json.dumps(m[1])}]'
-        return f"take the rows out of it: {jq(name, field+'[]')}"
-    return f"write it on one line: {jq(name, '.')}"
+        if before.count('{') - before.count('}') == 1: return f"take the rows out of it: {jq(name, m[1])}"
+    return f"write it on one line: {jq(name)}"
