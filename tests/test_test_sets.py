@@ -24,6 +24,30 @@ def test_a_file_without_end_beside_the_set(retrieval):
     (retrieval/'qrels.de.tsv').symlink_to('/dev/zero')
     assert len(read_tests(retrieval, ('en','de'))) == 1
 
+@pytest.mark.parametrize('encoding', ['utf-8-sig','utf-16','utf-32'])
+def test_files_of_a_spreadsheet(retrieval, encoding):
+    "With a byte-order mark, as Excel and Notepad write them"
+    qrels(retrieval, 1)
+    for name in ('queries.en.jsonl','qrels.tsv'):
+        path = retrieval/name
+        path.write_bytes(path.read_text(encoding='utf-8').encode(encoding))
+    found, = read_tests(retrieval, ('en','de'))
+    assert found.data['en']['queries'] == {'q': '?'}
+
+def test_an_unmarked_file_names_the_command(retrieval):
+    qrels(retrieval, 1)
+    path = retrieval/'qrels.tsv'
+    path.write_bytes(path.read_text().encode('utf-16-le'))
+    with pytest.raises(ValueError, match='qrels.tsv looks like UTF-16LE without .*iconv -f UTF-16LE -t UTF-8'):
+        read_tests(retrieval, ('en','de'))
+
+def test_a_json_array_with_a_language_is_a_set_and_settings_are_none(tmp_path):
+    rows = [dict(sentence1='a', sentence2='b'), dict(sentence1='c', sentence2='d')]
+    (tmp_path/'x.de-en.json').write_text(json.dumps(rows, indent=1))
+    (tmp_path/'task.json').write_text('{"kind": "none of ours"}')
+    found, = read_tests(tmp_path, ('en','de'))
+    assert found.name == 'x' and found.data['de-en']['test'] == rows
+
 def test_half_a_surrogate_pair(tmp_path):
     (tmp_path/'x.de-en.jsonl').write_text('{"sentence1": "a\\ud800", "sentence2": "b"}')
     with pytest.raises(TestSetError, match="'sentence1' contains half a surrogate"): read_tests(tmp_path, ('en','de'))

@@ -6,12 +6,12 @@
 __all__ = ['FOLDERS', 'LocalSource', 'checksum', 'SampleSource', 'sentences', 'parallel', 'write_jsonl', 'write_sample_eval']
 
 # %% ../../nbs/46_data.corpus.ipynb #0f04762d
-import csv, hashlib, json, re
+import csv, hashlib, re
 from collections.abc import Iterator
 from itertools import permutations
 from pathlib import Path
 
-from ..core.io import repo_path
+from ..core.io import json_text, repo_path
 from ..core.records import Document, Labelled, Pair, Scored, Triplet
 from ..core.records import Record, RecordError, Skips, split_langs
 from .readers import MAX_CHARS, name_parts, read_rows, records_of, RowPolicy, table_format
@@ -230,7 +230,7 @@ def write_jsonl(
     "Rows as UTF-8 JSON Lines"
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(''.join(json.dumps(r, ensure_ascii=False)+'\n' for r in rows), encoding='utf-8')
+    path.write_text(''.join(json_text(r, ensure_ascii=False)+'\n' for r in rows), encoding='utf-8')
     return path
 
 def _retrieval_files(folder, langs, passages, long):

@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa, pyarrow.compute as pc, pyarrow.ipc as ipc
 import xxhash
 
-from ..core.io import disk_full_errors, locked, read_json, repo_path
+from ..core.io import disk_full_errors, json_text, locked, read_json, repo_path
 from ..core.records import Document, Pair, RECORDS, Record, Skips, Task, Triplet, texts_of
 from ..core.recipes import Recipe, fingerprint
 from .bm25 import BM25
@@ -338,7 +338,7 @@ def _rows(table, names, chars): # (place in its batch, tuple of those columns), 
 # %% ../../nbs/49_data.tasks.ipynb #8429bb29
 def _write_jsonl(path, rows):
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(''.join(json.dumps(r, ensure_ascii=False)+'\n' for r in rows), encoding='utf-8')
+    path.write_text(''.join(json_text(r, ensure_ascii=False)+'\n' for r in rows), encoding='utf-8')
 
 def _held_out_rows(table, n, seed): # numbers of n rows, but at most a tenth of the table
     order = np.argsort((table.table['hash'].to_numpy() ^ np.uint64(seed)) * np.uint64(0x9E3779B97F4A7C15))
@@ -632,5 +632,5 @@ def _make_corpus(r, source, why, evals, folder, log, start):
     seconds = round(time.perf_counter()-start, 1)
     about = dict(source=source.name, why=why, provenance=provenance, report=counts, examples=examples)
     about |= dict(skips=skips.rows(), held_out=held, seconds=seconds, digest=_digest_of(part/'tables'))
-    (part/'corpus.json').write_text(json.dumps(about, ensure_ascii=False, indent=1))
+    (part/'corpus.json').write_text(json_text(about, ensure_ascii=False, indent=1))
     os.replace(part, folder)

@@ -239,7 +239,10 @@ def _read_part(path, train, lang):
                        "(with a score: similarity; with a label: paraphrase; alone: translations), "
                        "or text and label, or corpus, queries and qrels files")
 
-def _is_table(path): return path.is_file() and any(e in path.suffixes for e in FORMATS if e != '.tsv')
+def _is_table(path):
+    "Not qrels, a note, or the settings of some program (a .json whose name gives no language)"
+    if '.json' in path.suffixes and not name_parts(path)[1]: return False
+    return path.is_file() and any(e in path.suffixes for e in FORMATS if e != '.tsv')
 
 def _read_folder(folder, langs, split):
     "The test sets of one folder"
