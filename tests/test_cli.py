@@ -570,8 +570,8 @@ def test_a_locale_without_letters(model_folder, tmp_path):
     "As `LC_ALL=C` is where Python does not replace it"
     (tmp_path/'a.txt').write_text('Herr Müller\nby noon\n', encoding='utf-8')
     env = os.environ | dict(LC_ALL='C', PYTHONUTF8='0', PYTHONCOERCECLOCALE='0')
-    command = [*PYTHON, '-m', 'bilingual_embed.cli', 'search', '--model', str(model_folder), str(tmp_path/'a.txt'), 'Müller']
-    r = subprocess.run([x.encode() for x in command], capture_output=True, env=env)
+    search = ['-m', 'bilingual_embed.cli', 'search', '--model', str(model_folder), str(tmp_path/'a.txt'), 'Müller']
+    r = subprocess.run([x.encode() for x in (*PYTHON, *search)], capture_output=True, env=env)
     assert r.returncode == 0 and rb'Herr M\xfcller' in r.stdout, r.stderr
 
 def test_the_order_of_the_languages_says_nothing_here_either(capsys):

@@ -65,14 +65,15 @@ def test_mining_is_the_same_for_a_list_and_a_table(tmp_path):
 @pytest.fixture
 def my_text(tmp_path):
     "Translations and documents, no graded pairs and no classes"
-    write_jsonl(tmp_path/'my_text'/'pairs'/'books.en-de.jsonl',
-                [dict(query=f'Sentence number {i} of the book', positive=f'Satz Nummer {i} aus dem Buch') for i in range(40)])
-    words = dict(en='the and with ship harbour wind morning fisher old white'.split(),
-                 de='der und mit Schiff Hafen Wind Morgen Fischer alte weiße'.split())
+    both = 'Sentence number {} of the book','Satz Nummer {} aus dem Buch'
+    pairs = [dict(query=both[0].format(i), positive=both[1].format(i)) for i in range(40)]
+    write_jsonl(tmp_path/'my_text'/'pairs'/'books.en-de.jsonl', pairs)
+    words = dict(en=['the','and','with','ship','harbour','wind','morning','fisher','old','white'],
+                 de=['der','und','mit','Schiff','Hafen','Wind','Morgen','Fischer','alte','weiße'])
     rng = np.random.default_rng(0)
-    for lang,of_lang in words.items():
-        def sentence(): return ' '.join(rng.choice(of_lang, 10)).capitalize() + '.'
-        texts = [' '.join(sentence() for _ in range(4)) for _ in range(20)]
+    def sentence(lang): return ' '.join(rng.choice(words[lang], 10)).capitalize() + '.'
+    for lang in words:
+        texts = [' '.join(sentence(lang) for _ in range(4)) for _ in range(20)]
         write_jsonl(tmp_path/'my_text'/'text'/f'tales.{lang}.jsonl', [dict(text=t) for t in texts])
     return tmp_path/'my_text'
 

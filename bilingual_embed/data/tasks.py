@@ -547,7 +547,7 @@ def load_corpus(
     if made(): log(f"clean text is at hand in {folder.name}")
     else:
         with disk_full_errors(folder.parent), _alone(folder, log):
-            if not made(): _make_corpus(r, source, why, evals, folder, log, start)    # or another process has, meanwhile
+            if not made(): _make_corpus(r, source, why, evals, folder, log, start)    # or another process has
     corpus = open_corpus(folder)
     log(f"to train on: {_rows_by_origin(corpus, name)}")
     return corpus
@@ -571,7 +571,8 @@ def _about_sample(source, r)->str: # what the sample that ships adds, in a sente
 
 def _list(words): return ' and '.join([', '.join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
-_ROWS = dict(document='documents', pair='pairs', triplet='triplets', scored='graded pairs', labelled='texts with a class')
+_ROWS = dict(document='documents', pair='pairs', triplet='triplets', scored='graded pairs',
+             labelled='texts with a class')
 
 def _rows_by_origin(corpus, source)->str: # how many rows of each kind are the source's, the sample's, or made of others
     sample,made = 'the sample that ships',"the documents' sentences"

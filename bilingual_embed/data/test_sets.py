@@ -160,8 +160,8 @@ def _gain(path, n, row):
         raise TestSetError(f"{path}:{n}: a row should be query-id, corpus-id and score, separated by tabs, "
                            f"under a header of these names; this is {row!r:.200}")
     if gain != int(gain) or abs(gain) >= 2**31:
-        raise TestSetError(f"{path}:{n}: score {row['score']!r:.40} is not a whole number, as trec_eval and MTEB need it; "
-                           "multiply all scores of the file by the same number, which changes no nDCG")
+        raise TestSetError(f"{path}:{n}: score {row['score']!r:.40} is not a whole number, as trec_eval and MTEB "
+                           "need it; multiply all scores of the file by the same number, which changes no nDCG")
     return int(gain)
 
 def _read_qrels(path, queries, corpus):

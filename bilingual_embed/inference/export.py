@@ -212,7 +212,8 @@ def export_onnx(
     model:Embedder|str|Path,  # or its folder
     out:str|Path,             # folder, made if missing; the model's own folder gets only `onnx/`, and a tokenizer.json
                               # in place of one by an earlier version
-    int8:bool=False,          # `onnx/model_quantized.onnx` as well: a quarter of the size, vectors that are close
+    int8:bool=False,          # `onnx/model_quantized.onnx` as well: a quarter of the size, vectors that are close and
+                              # that depend a little on what else is in the batch
     queries:int=256,          # queries in a block of attention; 0: all at once, 12 GB at 8192 tokens and 12 heads
 )->Path:                      # the graph: ids, mask (B,T) int64 -> last_hidden_state (B,T,D), sentence_embedding (B,D)
     "An ONNX model with its tokenizer, equal to `encode` to 1e-5 in float32"
