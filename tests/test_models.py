@@ -50,6 +50,7 @@ def test_it_knows_both_languages(pair):
 def test_the_card_names_its_sources(pair):
     folder,card = shipped()[pair],card_of(pair)
     assert 'license: apache-2.0' in card and '## Scores' in card and '## Limits' in card
+    assert 'after `import bilingual_embed`, and refuse it otherwise' in card and f"convert('{pair}', 'folder')" in card
     assert re.search(r'\*\*0\*\* hold a text', card)
     with open(folder/'data.csv', encoding='utf-8', newline='') as f: data = list(csv.DictReader(f))
     assert len(data) > 50 and all(int(d['rows']) > 0 and d['licence'] for d in data)

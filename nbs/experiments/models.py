@@ -512,8 +512,9 @@ import bilingual_embed
 vectors = bilingual_embed.load('{args.langs}').encode(['Where is the station?', ...])
 ```
 
-The folder opens in sentence-transformers and transformers too once `bilingual_embed` is imported. The weights are in
-half precision; encoding computes in float32.
+sentence-transformers and transformers open this folder after `import bilingual_embed`, and refuse it otherwise. For
+programs without the library, `bilingual_embed.convert('{args.langs}', 'folder')` writes one that carries the model's
+code and opens with `trust_remote_code=True`. The weights are in half precision; encoding computes in float32.
 
 ## Scores
 
