@@ -237,8 +237,22 @@ def called(model, ids, **kw):
 def test_every_module_is_called():
     lm = build(qk_norm=True, second_norm=True)
     never = {n for n,_ in lm.named_modules()} - called(lm, IDS, attention_mask=MASK)
-    assert never == {'bert.encoder.layer','bert.pooler','bert.pooler.dense'}      # a list, and what is published unused
+    # a list, what is published unused, and in each layer the rate of a dropout that attention does itself, as in BERT
+    rates = {f'bert.encoder.layer.{i}.attention.self.dropout' for i in range(2)}
+    assert never == {'bert.encoder.layer','bert.pooler','bert.pooler.dense'} | rates
     assert called(lm, IDS, labels=LABELS, head_loss=lambda h, layer, y: layer(h).sum()) >= called(lm, IDS)
+
+def test_dropout_is_a_matter_of_modules():
+    "Tools switch dropout off, or on for estimates of uncertainty, module by module"
+    lm = build()
+    want = lm(IDS, MASK).logits
+    drops = [m for m in lm.modules() if isinstance(m, nn.Dropout)]
+    for m in drops: m.train()
+    assert not torch.equal(lm(IDS, MASK).logits, want)
+    for m in drops: m.p = 0.
+    same(lm.train()(IDS, MASK).logits, want)
+    for layer in lm.bert.encoder.layer: layer.attention.self.dropout.p = .5
+    assert (lm(IDS, MASK).logits-want).abs().max() > .01
 
 @pytest.mark.parametrize('tied', [True, False])
 def test_offloaded_weights(tied):

@@ -1,8 +1,10 @@
 "Model folders that are damaged or malicious, or cannot be written: each is an error that names what is wrong"
 import json, os
+from pathlib import Path
 import pytest, torch
 from torch.testing import assert_close
 from transformers import AutoModel
+import bilingual_embed
 from bilingual_embed.model.jina_bert import JinaBertConfig, JinaBertForMaskedLM, JinaBertModel, load_model, save_model
 from bilingual_embed.model.weights import WeightsError
 
@@ -85,3 +87,9 @@ def test_places_that_cannot_be_a_folder(name, model, tmp_path):
 def test_a_good_folder_loads(folder, model):
     ids = torch.arange(5, 25)[None]
     assert_close(load_model(folder, head=True)(ids).logits, model(ids).logits, rtol=0, atol=0)
+
+def test_weights_are_written_in_one_place():
+    "The safetensors library's own `save_file` makes files that only their owner can read; `save_weights` mends that"
+    library = Path(bilingual_embed.__file__).parent
+    users = [p for p in library.rglob('*.py') if 'save_file(' in p.read_text(encoding='utf-8')]
+    assert [p.relative_to(library).as_posix() for p in users] == ['model/weights.py']

@@ -85,7 +85,7 @@ class _SelfAttention(nn.Module):
         super().__init__()
         D = config.hidden_size
         self.n_heads = config.num_attention_heads
-        self.dropout = config.attention_probs_dropout_prob
+        self.dropout = nn.Dropout(config.attention_probs_dropout_prob)   # its rate is passed on
         self.query = nn.Linear(D, D)
         self.key = nn.Linear(D, D)
         self.value = nn.Linear(D, D)
@@ -102,7 +102,7 @@ class _SelfAttention(nn.Module):
         if self.qk_norm: q,k = self.layer_norm_q(q),self.layer_norm_k(k)
         q,k,v = self.split_heads(q),self.split_heads(k),self.split_heads(v)
 
-        dropout = self.dropout if self.training else 0.
+        dropout = self.dropout.p if self.dropout.training else 0.
         weights = None
         if eager: out,weights = eager_attention(q, k, v, slopes, mask, dropout)
         elif packing is None: out = alibi_attention(q, k, v, slopes, mask, dropout)
@@ -425,7 +425,7 @@ def embed(
 _FROM_CODE = {'mlp.up_gated_layer': 'mlp.gated_layers', 'mlp.down_layer': 'mlp.wo', 'layer_norm_2': 'mlp.layernorm'}
 _CODE_NAME = re.compile(r'(encoder\.layer\.\d+\.)(mlp\.up_gated_layer|mlp\.down_layer|layer_norm_2)(\.\w+)')
 
-# Numbers copied at once. For more, torch starts threads, which a process forked after `load` would wait for in vain (ours)
+# Numbers copied at once (ours). For more, torch starts threads, and a process forked after `load` would wait for them
 _PIECE = 2**14
 
 def _copy(to, w): # into `to`, of any dtype
@@ -521,7 +521,7 @@ def load_model(
     model,state = _match(folder, config, state, JinaBertForMaskedLM if head else JinaBertModel)
 
     if head: state = {k if k.startswith('cls.') else 'bert.'+k: w for k,w in state.items()}
-    def cast(w): return w if w.dtype == dtype else _copy(torch.empty(w.shape, dtype=dtype), w)
+    def cast(w): return w if w.dtype == dtype else _copy(torch.empty(w.shape, dtype=dtype, device=w.device), w)
     model.load_state_dict({k: cast(w) for k,w in state.items()}, assign=True)
     if head: model.tie_weights()
     return model.eval()
