@@ -922,8 +922,8 @@ def stream_door(n, folder):
     for block in e.encode_stream(texts):
         got += len(block)
         assert np.isfinite(block).all() and abs(np.linalg.norm(block[0])-1) < 1e-4
-        if got*10 >= n: grew = grew or _vm('VmRSS')
-    grew = _vm('VmRSS')-grew
+        if got*10 >= n: grew = grew or _vm('VmData')
+    grew = _vm('VmData')-grew
     assert got == n and grew < 16, (got, grew)
 
 def file_door(case, folder):
@@ -944,7 +944,7 @@ def file_door(case, folder):
             size += len(b)
             f.write(b)
         if f is not raw: f.close()
-    before,n = _vm('VmRSS'),0
+    before,n = _vm('VmData'),0
     for _ in records_of(path, 'pair'): n += 1
-    grew = _vm('VmRSS')-before
+    grew = _vm('VmData')-before
     assert n == i and grew < 16, (n, i, grew)

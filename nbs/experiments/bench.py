@@ -41,11 +41,14 @@ DEVICE = 'cuda' if CUDA else 'cpu'
 
 def print_row(**row): print(json.dumps(row), flush=True)
 
+def device_and_threads():
+    return dict(device=torch.cuda.get_device_name() if CUDA else processor_name(), threads=torch.get_num_threads())
+
 def machine(args):
     "What the numbers belong to"
     import transformers
-    print_row(device=torch.cuda.get_device_name() if CUDA else processor_name(), threads=torch.get_num_threads(),
-              torch=torch.__version__, transformers=transformers.__version__, python=platform.python_version())
+    print_row(**device_and_threads(), torch=torch.__version__, transformers=transformers.__version__,
+              python=platform.python_version())
 
 def processor_name():
     info = Path('/proc/cpuinfo')
@@ -57,8 +60,8 @@ def processor_name():
 def synchronize():
     if CUDA: torch.cuda.synchronize()
 
-def seconds_by_turns(ways, repeats):
-    "Seconds of each way and round, taking turns; the first round does not count, and a fast way is repeated for 0.05 s"
+def median_seconds(ways, repeats):
+    "Median seconds of each way, taking turns; the first round does not count, and a fast way is repeated for 0.05 s"
     times = {name: [] for name in ways}
     calls = dict.fromkeys(ways, 1)
     for i in range(repeats+1):
@@ -69,10 +72,21 @@ def seconds_by_turns(ways, repeats):
             synchronize()
             times[name].append((time.perf_counter()-start)/calls[name])
             if i == 0: calls[name] = max(1, round(.05/times[name][0]))
-    return {name: t[1:] for name,t in times.items()}
+    return {name: float(np.median(t[1:])) for name,t in times.items()}
 
-def median_seconds(ways, repeats):
-    return {name: float(np.median(t)) for name,t in seconds_by_turns(ways, repeats).items()}
+def seconds_of_pairs(a, b, repeats, total=20):
+    "(rounds,2) seconds of two ways, call by call, now one first and now the other, for `total` seconds or `repeats`"
+    def seconds(f):
+        start = time.perf_counter()
+        f()
+        synchronize()
+        return time.perf_counter()-start
+    rounds,start = [],time.perf_counter()
+    while len(rounds) <= repeats or time.perf_counter()-start < total:
+        one,other = (a, b) if len(rounds)%2 else (b, a)
+        t = seconds(one),seconds(other)
+        rounds.append(t if one is a else t[::-1])
+    return np.array(rounds[1:])         # the first warms up
 
 def times(seconds, way): # as the fields of a row
     return dict(seconds=seconds[way], times_ours=seconds[way]/seconds['ours'] if 'ours' in seconds else None)
@@ -338,14 +352,13 @@ def serve(args):
     for length,texts in short_and_long(max(BATCH_SIZES)).items():
         for n in BATCH_SIZES:
             batch = texts[0] if n == 1 else texts[:n]         # a single text as a string, as a server gets it
-            ways = dict(ours=partial(model.encode, batch), st=partial(st.encode, batch, show_progress_bar=False))
-            seconds = seconds_by_turns(ways, args.repeats)
-            rounds = [b/a for a,b in zip(seconds['ours'], seconds['st'])]
-            ours,theirs = (float(np.median(t)) for t in seconds.values())
+            ours,theirs = partial(model.encode, batch),partial(st.encode, batch, show_progress_bar=False)
+            seconds = seconds_of_pairs(ours, theirs, args.repeats)
+            a,b = np.median(seconds, 0)
             tokens = sum(map(len, model.tokenizer(texts[:n])['input_ids']))/n
-            error = float(np.abs(model.encode(batch)-st.encode(batch, show_progress_bar=False)).max())
-            print_row(what='serve', length=length, texts=n, tokens=tokens, texts_per_s=n/ours, st_texts_per_s=n/theirs,
-                      times_st=float(np.median(rounds)), rounds=rounds, error=error)
+            print_row(what='serve', length=length, texts=n, tokens=tokens, texts_per_s=n/a, st_texts_per_s=n/b,
+                      times_st=b/a, rounds=len(seconds), error=float(np.abs(ours()-theirs()).max()),
+                      **device_and_threads())
 
 # ---- a training step
 
