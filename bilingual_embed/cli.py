@@ -339,7 +339,7 @@ def _show(a, keep, query, scores, rows):
   bilingual-embed train --langs en-es --source my_text/ --out runs/mine
   accelerate launch -m bilingual_embed.cli train --scale base""")
 def _train(a):
-    from bilingual_embed.story import (Judge, align, folders, load_corpus, pretrain, start_folder, start_run,
+    from bilingual_embed.story import (Evaluator, align, folders, load_corpus, pretrain, start_folder, start_run,
         story_recipe, tune_multitask, tune_pairs, untrained)
     start,evals = start_folder(a.start),folders(a.evals)
     recipe = story_recipe(a.scale, a.langs, a.seed, a.source, a.changes, start)
@@ -349,10 +349,10 @@ def _train(a):
 
     is_main_process = int(os.environ.get('RANK', '0')) == 0
     if is_main_process and not a.no_scores:
-        judge = Judge(run, evals)
-        judge.baselines()
-        for name,folder in stages.items(): judge.stage(name, folder)
-        print(judge.verdict())
+        evaluator = Evaluator(run, evals)
+        evaluator.baselines()
+        for name,folder in stages.items(): evaluator.stage(name, folder)
+        print(evaluator.verdict())
     print(f"the model is in {run.folder}")
 
 @command('plan', 'parameters, operations, memory and hours of a recipe, before it is run', [
@@ -425,12 +425,12 @@ def _evaluate(a):
 
 MTEB's own command, for our folders too: bilingual-embed-mteb run -m FOLDER -t STSES [--data mteb_es]""")
 def _mteb(a):
-    from bilingual_embed.evaluate.leaderboard import judge_suite
+    from bilingual_embed.evaluate.leaderboard import evaluate_suite
     langs = language_pair(a.langs)
     if a.prepare: return _prepare_suite(a, langs)
-    if not a.model: raise UsageError("--model names the folder to judge (or --prepare fetches the suite's data)")
+    if not a.model: raise UsageError("--model names the folder to evaluate (or --prepare fetches the suite's data)")
     out = Path(a.out or Path('scores')/f'{Path(a.model).name}-{a.suite}')
-    board = judge_suite(a.model, a.suite, out, data=a.data or None, langs=langs, strict=a.strict)
+    board = evaluate_suite(a.model, a.suite, out, data=a.data or None, langs=langs, strict=a.strict)
     board.csv(out/'leaderboard.csv')
     print(board.markdown())
     print(f"scores and table are in {out}; the same command continues where it stopped", file=sys.stderr)
@@ -622,7 +622,7 @@ def _doctor(a):
 def parser()->argparse.ArgumentParser:
     "All commands and their options"
     p = argparse.ArgumentParser('bilingual-embed', epilog='bilingual-embed COMMAND --help says more, with examples.',
-        description='Bilingual text embeddings of up to 8192 tokens: train them from raw text, judge them, use them.')
+        description='Bilingual text embeddings of up to 8192 tokens: train them from raw text, evaluate them, use them.')
     p.add_argument('--debug', action='store_true', help='show the traceback of an error')
     commands = p.add_subparsers(dest='command', metavar='COMMAND', required=True)
     for name,c in COMMANDS.items():

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['check_parameters', 'story_recipe', 'start_folder', 'folders', 'show_recipe', 'show_corpus', 'show_fertility',
-           'show_training', 'show_backbone', 'Judge', 'show_map', 'keep_report']
+           'show_training', 'show_backbone', 'Evaluator', 'show_map', 'keep_report']
 
 # %% ../nbs/91_story.ipynb #b534c3a6
 import ast, shutil, time
@@ -34,7 +34,7 @@ from .evaluate.verdict import plot_scores, verdict
 from .evaluate.backbone import length_curve, masked_loss, plot_lengths, probe
 
 __all__ = ['check_parameters','story_recipe','start_folder','show_recipe','folders','load_corpus','show_corpus',
-           'start_run','show_fertility','Judge','untrained','align','pretrain','tune_pairs','tune_multitask',
+           'start_run','show_fertility','Evaluator','untrained','align','pretrain','tune_pairs','tune_multitask',
            'show_training','show_backbone','show_map','keep_report']
 
 # %% ../nbs/91_story.ipynb #1cdde254
@@ -234,7 +234,7 @@ def show_backbone(run:Run, lengths=(512,1024,2048,4096,8192), n_docs:int=3)->pd.
     return _grid(d.pivot(index=['task','n'], columns='run', values='accuracy').reset_index())
 
 # %% ../nbs/91_story.ipynb #61acacb1
-class Judge:
+class Evaluator:
     "Evaluates every stage and baseline on the same tasks and keeps the scores"
     def __init__(self,
         run:Run,

@@ -18,7 +18,7 @@ from bilingual_embed.evaluate.tasks import model_meta, ndcg, score_name
 from bilingual_embed.evaluate.baselines import TfidfEncoder
 from bilingual_embed.evaluate.verdict import bootstrap, resamples
 from bilingual_embed.evaluate.suites import SUITES, prepare, suite, task_folder
-from bilingual_embed.evaluate.leaderboard import judge_suite, leaderboard, measured, mteb_command, published
+from bilingual_embed.evaluate.leaderboard import evaluate_suite, leaderboard, measured, mteb_command, published
 
 # ---- names
 
@@ -220,7 +220,7 @@ def prepared(hub, tmp_path):
     return tmp_path/'data'
 
 def test_four_ways_to_one_score(prepared, embedder, model_folder, tmp_path):
-    "as_mteb, judge_suite, our command in a process of its own, and sentence-transformers with bilingual_embed imported"
+    "as_mteb, evaluate_suite, our command in a process of its own, and sentence-transformers with bilingual_embed imported"
     from sentence_transformers import SentenceTransformer
     from bilingual_embed.inference.sentence_transformers import save_st
     folder = save_st(tmp_path/'st', embedder.model, embedder.tokenizer)
@@ -230,7 +230,7 @@ def test_four_ways_to_one_score(prepared, embedder, model_folder, tmp_path):
         return result.scores['test'][0]['main_score']
 
     ours = score(as_mteb(embedder))
-    board = judge_suite(folder, 'STSES', tmp_path/'out', data=prepared, langs=('es','es'))
+    board = evaluate_suite(folder, 'STSES', tmp_path/'out', data=prepared, langs=('es','es'))
     assert board.table.loc['st','STSES/es'] == pytest.approx(100*ours, abs=1e-3)
     assert (board.table.origin == 'published').sum() > 5
     assert score(SentenceTransformer(str(folder), device='cpu')) == pytest.approx(ours, abs=1e-6)

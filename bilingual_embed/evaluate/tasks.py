@@ -17,7 +17,7 @@ import numpy as np, scipy.sparse as sp
 
 from ..core.io import commit, locked, read_json
 from ..core.records import Score, split_langs
-from ..data.test_sets import KINDS_JUDGED, read_tests, TestSet
+from ..data.test_sets import TASK_TYPES, read_tests, TestSet
 
 # %% ../../nbs/81_evaluate.tasks.ipynb #729bc021
 METRIC = dict(STS='cosine_spearman', Retrieval='ndcg_at_10', BitextMining='accuracy',
@@ -408,10 +408,10 @@ def ndcg(
     return dcg(gain.get(document, 0) for _,document in top)/best
 
 # %% ../../nbs/81_evaluate.tasks.ipynb #2e0b7139
-def _kind(task): # one of KINDS_JUDGED; None: a task without items
+def _kind(task): # one of TASK_TYPES; None: a task without items
     if getattr(task, 'is_cross_validation', False): return None              # no fixed test items
     abstasks = import_mteb().abstasks
-    return next((k for k in KINDS_JUDGED if isinstance(task, getattr(abstasks, f'AbsTask{k}'))), None)
+    return next((k for k in TASK_TYPES if isinstance(task, getattr(abstasks, f'AbsTask{k}'))), None)
 
 def _sts_values(data, task, pred): return np.column_stack([data['score'], pred['cosine_scores']])
 

@@ -253,6 +253,7 @@ def _bibles(folders):
     for conf in [p for f in folders for p in sorted((f/'usr/share/sword/mods.d').glob('*.conf'))]:
         about = dict(re.findall(r'^(\w+)=(.*)$', conf.read_text(encoding='utf-8', errors='replace'), re.M))
         lang = about.get('Lang', '').strip()[:2]
+        if 'DataPath' not in about: raise ValueError(f"{conf} names no DataPath; fetch its package again")
         found[lang] = conf.parent.parent/about['DataPath'].strip(), about.get('Versification', 'KJV').strip()
     return found
 
