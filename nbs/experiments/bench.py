@@ -7,6 +7,7 @@
     python nbs/experiments/bench.py train
     python nbs/experiments/bench.py stages
     python nbs/experiments/bench.py plan
+    python nbs/experiments/bench.py rate
 
 Each prints one JSON object a line. The ways take turns (A B A B ...) and the median counts; peak memory is measured in
 a separate process for each way. `nbs/experiments/engine.ipynb` runs them all and draws the pictures. On a GPU the same
@@ -23,6 +24,7 @@ import torch.nn.functional as F
 from bilingual_embed.model.alibi import alibi_bias, slopes
 from bilingual_embed.model.attention import alibi_attention
 from bilingual_embed.model.jina_bert import embed, JinaBertConfig, JinaBertForMaskedLM, JinaBertModel, mean_pool
+from bilingual_embed.model.unpad import packed_attention, packing_for
 from bilingual_embed.core.io import peak_memory
 from bilingual_embed.core.records import Task
 from bilingual_embed.core.recipes import recipe
@@ -134,7 +136,12 @@ def attention_ways(args, dtype):
     def full_bias(): # made once, as the published code does
         if not made: made.append(alibi_bias(HEADS, args.tokens).to(DEVICE, dtype)[None])
         return made[0]
-    def ours(q, k, v): return alibi_attention(q, k, v, m)
+    packing = packing_for(None, torch.empty(1, args.tokens, device=DEVICE))    # as the model does: always on a GPU
+    n_filled = len(packing.positions)-args.tokens if packing else 0
+    def ours(q, k, v):
+        if packing is None: return alibi_attention(q, k, v, m)
+        q,k,v = (F.pad(x, (0, 0, 0, n_filled)) for x in (q, k, v))
+        return packed_attention(q, k, v, m, packing)[:,:,:args.tokens]
     def sdpa(q, k, v): return F.scaled_dot_product_attention(q, k, v, attn_mask=full_bias())
     def eager(q, k, v): return ((q@k.transpose(2, 3))*HEAD_DIM**-.5 + full_bias()).softmax(-1)@v
 
@@ -253,11 +260,18 @@ def encode(args):
     if args.memory: return print_peak(ways[args.ways])
     seconds = median_seconds(ways, args.repeats)
     want = ways['published']()
+    rates = {dtype: matmul_rate(dtype) for dtype in (torch.float32, torch.bfloat16)}
     for name,f in ways.items():
         got = f()
         equal = dict(cosine=(got.double()*want.double()).sum().item(), error=(got-want).norm().item())
+        rate = rates[torch.bfloat16 if name.endswith('bf16') else torch.float32]
         print_row(what='encode', way=name, tokens=args.tokens, layers=args.layers, **times(seconds, name),
-                  bytes=memory_of_way(args, name), **equal)
+                  mfu=layer_products(args)/seconds[name]/rate, bytes=memory_of_way(args, name), **equal)
+
+def layer_products(args):
+    "Operations of the layers' matrix products for one text; attention's are not counted, so windows cannot flatter it"
+    D,I = 768,3072
+    return args.tokens*args.layers*2*(4*D*D + 3*D*I)
 
 # ---- many texts of many lengths
 
@@ -415,7 +429,8 @@ def train(args):
 
 # ---- the stages: how much of the machine they use, and what limits them
 
-def matmul_rate(dtype, n=2048): # operations a second of a matrix product on this machine, the best of several
+def matmul_rate(dtype, n=0): # operations a second of a matrix product on this machine, the best of several
+    n = n or (8192 if CUDA else 2048)
     x,y = (torch.randn(n, n, device=DEVICE).to(dtype) for _ in range(2))
     best = math.inf
     for _ in range(8):
@@ -425,6 +440,10 @@ def matmul_rate(dtype, n=2048): # operations a second of a matrix product on thi
         synchronize()
         best = min(best, time.perf_counter()-start)
     return 2*n**3/best
+
+def rate(args):
+    for dtype in (torch.float32, torch.bfloat16):
+        print_row(what='rate', dtype=str(dtype)[6:], operations_per_s=matmul_rate(dtype))
 
 PARTS = dict( # kinds of operation, by a part of the name that the profiler gives; the first that fits counts
     products=('mm','linear','addmm','matmul','convolution'),
@@ -531,7 +550,7 @@ def plan(args):
 
 def main():
     commands = dict(attention=attention, encode=encode, mix=mix, serve=serve, train=train, stages=stages, plan=plan,
-                    machine=machine)
+                    rate=rate, machine=machine)
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('what', choices=commands)
     p.add_argument('--tokens', type=int, default=8192)
