@@ -2123,6 +2123,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                            'bilingual_embed/model/unpad.py'),
                                              'bilingual_embed.model.unpad._compiled_flex_attention': ( 'model.unpad.html#_compiled_flex_attention',
                                                                                                        'bilingual_embed/model/unpad.py'),
+                                             'bilingual_embed.model.unpad.block_mask_for': ( 'model.unpad.html#block_mask_for',
+                                                                                             'bilingual_embed/model/unpad.py'),
                                              'bilingual_embed.model.unpad.block_plan': ( 'model.unpad.html#block_plan',
                                                                                          'bilingual_embed/model/unpad.py'),
                                              'bilingual_embed.model.unpad.has_flex_attention': ( 'model.unpad.html#has_flex_attention',

@@ -52,11 +52,15 @@ def test_a_prepared_training_brings_its_weights(tmp_path):
     prepared,out = tmp_path/'prepared',tmp_path/'results'
     prepared.mkdir()
     weights = prepared/'run'/'model.safetensors'
-    script = f"import json, os; os.makedirs({str(weights.parent)!r}); open({str(weights)!r}, 'wb').write(bytes(range(256))*70_000)\n" \
+    script = f"import json; open({str(weights)!r}, 'wb').write(bytes(range(256))*70_000)\n" \
              "print(json.dumps(dict(step=5)), flush=True)\nimport time; time.sleep(100)"
-    (prepared/'train.json').write_text(json.dumps(dict(command=['-c', script], bring=['run/model.safetensors'])))
+    weights.parent.mkdir()
+    bring = ['run/model.safetensors','run/missing.json','run/large.bin']
+    (prepared/'train.json').write_text(json.dumps(dict(command=['-c', script], bring=bring)))
+    with open(weights.parent/'large.bin', 'wb') as f: f.truncate(3*FILE_BYTES)      # 2 parts are taken, 2 are left
     results = Results(out, show=False)
     train_part(results, 15, False, prepared)
+    assert results.rows.pop()['what'] == 'run/large.bin does not fit into 2 files of 15 MiB'
     assert results.rows[0] == dict(part='train', step=5)
     assert results.rows[-1]['parts'] == 2 and results.rows[-1]['bytes'] == 256*70_000
     join_parts(out, 'model.safetensors', tmp_path/'again')
