@@ -28,7 +28,12 @@ def pytest_configure(config):
     settings.register_profile('house', max_examples=25, deadline=None, derandomize=True, database=None)
     settings.load_profile('house')
 
+# the files that take longest: the first to begin, so that no process waits for the other at the end
+LONGEST = 'test_fuzz','test_processes','test_cli','test_story','test_mteb','test_gpu','test_published'
+
 def pytest_collection_modifyitems(config, items):
+    def rank(item): return LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST)
+    items.sort(key=rank)                  # stable: tests stay in their file's order
     if config.getoption('--slow'): return
     for i in items:
         if 'slow' in i.keywords: i.add_marker(pytest.mark.skip(reason='slow: run with --slow'))

@@ -40,4 +40,5 @@ agree() { # nbdev_export and nbdev_clean change nothing that is under version co
 }
 step "library and notebooks agree" agree
 step "notebooks" nb test nbdev_test --n_workers 2
-python -m pytest tests -n 2 --dist loadfile --durations 5 "$@"        # a file stays in one process: its tests share models
+# a file stays in one process, since its tests share models; conftest.py has them in order
+python -m pytest tests -n 2 --dist loadfile --no-loadscope-reorder --durations 5 "$@"
