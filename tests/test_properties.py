@@ -13,7 +13,8 @@ from bilingual_embed.model.weights import WeightsError
 from bilingual_embed.losses.distillation import distillation_loss, geometry_loss
 from bilingual_embed.core.records import (LANGUAGES, Document, Labelled, Pair, RecordError, Scored, TeacherEmbedding,
     Task, Triplet, texts_of)
-from bilingual_embed.data.tokenizer import char_class, INVISIBLE, LOOKALIKES, reader_normalizer, TokenizerError, starts_of
+from bilingual_embed.data.tokenizer import char_class, INVISIBLE, LOOKALIKES, reader_normalizer, SPACES
+from bilingual_embed.data.tokenizer import TokenizerError, starts_of
 from bilingual_embed.data.sampler import Sampler, permute
 from bilingual_embed.data.batches import padded_batches
 from bilingual_embed.data.teacher import TeacherRows, embed_with_teacher
@@ -70,7 +71,7 @@ def test_a_file_cut_anywhere_is_a_clear_error(model_folder, name, share):
 def seen(text):
     "What a reader sees: no spaces, no control characters, one spelling"
     for old,new in LOOKALIKES.items(): text = text.replace(old, new)
-    text = re.sub(char_class(INVISIBLE), '', text.replace('μ', 'µ'))
+    text = re.sub(char_class(f'{INVISIBLE} {SPACES}'), '', text.replace('μ', 'µ'))
     return ''.join(c for c in unicodedata.normalize('NFC', text) if unicodedata.category(c)[0] not in 'CZ')
 
 @given(text=wild)

@@ -145,7 +145,8 @@ def texts_of(
 
 # %% ../../nbs/32_core.records.ipynb #9896f989
 # task kind -> its record
-KINDS = dict(mlm=Document, pairs=Pair, triplets=Triplet, scored=Scored, labelled=Labelled, distillation=TeacherEmbedding)
+KINDS = dict(mlm=Document, pairs=Pair, triplets=Triplet, scored=Scored, labelled=Labelled, distillation=TeacherEmbedding,
+             healing=Document)
 
 @dataclass(frozen=True)
 class Task:

@@ -134,11 +134,11 @@ def pack(
 class Batch:
     "One batch of one task, ready for the model"
     task:str
-    kind:str                    # mlm, pairs, triplets, scored, labelled or distillation
+    kind:str                    # mlm, pairs, triplets, scored, labelled, distillation or healing
     tokens:tuple[Tokens,...]    # padded batches
     place:Tensor                # (N,) row of each text in the concatenation of `tokens`; empty for mlm
     sizes:tuple[int,...]        # texts on each side
-    target:Tensor|None          # what the loss compares with, see the table above; None for pairs and triplets
+    target:Tensor|None          # what the loss compares with, see the table above; None where it has none
     texts_id:Tensor             # (N,) int64, equal for equal texts; empty for mlm
     n_tokens:int                # real tokens in it
     def to(self, device)->'Batch':
@@ -202,6 +202,7 @@ class Batcher:
         records = _take(task.rows, mine)
         if task.kind == 'scored': return self._scored(task, records)
         if task.kind == 'distillation': return self._distillation(task, records)
+        if task.kind == 'healing': return self._of_texts(task, [[r.text for r in records]])
         return self._pairs(task, records, mine, step)
 
     def ids(self,

@@ -128,12 +128,20 @@ class _JinaBertGraph(_Graph):
         o = op('Transpose', self.attention(q, k, v, self.j), perm=[0,2,1,3])
         return op('Reshape', o, [0,0,self.D])
 
+    def gelu(self, x):
+        one_plus_erf = self.op('Add', self.op('Erf', self.op('Div', x, 2**.5)), 1.)
+        return self.op('Mul', self.op('Mul', x, one_plus_erf), .5)
+
     def gated_mlp(self, x, name): # (B,T,D) -> (B,T,D)
-        op = self.op
-        gate,up = op('Split', self.linear(x, f'{name}.gated_layers', bias=False), axis=-1, outputs=2)
-        one_plus_erf = op('Add', op('Erf', op('Div', gate, 2**.5)), 1.)
-        gelu = op('Mul', op('Mul', gate, one_plus_erf), .5)
-        return self.linear(op('Mul', gelu, up), f'{name}.wo')
+        gate,up = self.op('Split', self.linear(x, f'{name}.gated_layers', bias=False), axis=-1, outputs=2)
+        return self.linear(self.op('Mul', self.gelu(gate), up), f'{name}.wo')
+
+    def feed_forward(self, y, at): # (B,T,D) -> (B,T,D)
+        if self.config.feed_forward_type == 'geglu': x,norm = self.gated_mlp(y, f'{at}.mlp'),f'{at}.mlp.layernorm'
+        else:
+            hidden = self.gelu(self.linear(y, f'{at}.intermediate.dense'))
+            x,norm = self.linear(hidden, f'{at}.output.dense'),f'{at}.output.LayerNorm'
+        return self.norm(self.op('Add', x, y), norm)
 
     def layer(self, x, l):
         at = f'encoder.layer.{l}'
@@ -141,7 +149,7 @@ class _JinaBertGraph(_Graph):
         attended = self.linear(attended, f'{at}.attention.output.dense')
         y = self.norm(self.op('Add', attended, x), f'{at}.attention.output.LayerNorm')
         if self.config.second_norm: y = self.norm(self.op('Add', y, x), f'{at}.layer_norm_1')
-        return self.norm(self.op('Add', self.gated_mlp(y, f'{at}.mlp'), y), f'{at}.mlp.layernorm')
+        return self.feed_forward(y, at)
 
     def embeddings(self):
         words = self.op('Gather', self.weight('embeddings.word_embeddings.weight'), 'input_ids')

@@ -42,31 +42,33 @@ class Objective(nn.Module):
     def __init__(self,
         model:JinaBertForMaskedLM|JinaBertModel,
         stage:StageRecipe,
-        depth:str='all', # all, or embeddings: only the token embeddings and the last LayerNorm; the layers are skipped
+        depth:str='all', # all; layers: token embeddings stay; embeddings: only these and the last LayerNorm, layers are skipped
         mean_over_processes:Callable|None=None, # scalar tensor -> its mean over processes; None in one process
+        teacher:Callable|None=None, # healing: (model, texts) -> the mean loss of a padded batch of texts
     ):
         super().__init__()
         self.model = model
         self.stage = stage
         self.depth = depth
         self.mean_over_processes = mean_over_processes
+        self.teacher = teacher
         self.base = model.base_model if isinstance(model, JinaBertForMaskedLM) else model
         self._freeze_what_is_not_used()
 
     def _freeze_what_is_not_used(self):
         "A parameter that asks for a gradient and gets none would stall data-parallel training"
-        last_norm = f'encoder.layer.{self.base.config.num_hidden_layers-1}.mlp.layernorm.'
+        tokens = self.base.get_input_embeddings().weight
+        without_layers = {*self.base.embeddings.parameters(), *self.base.encoder.layer[-1].last_norm.parameters()}
         for name,p in self.model.named_parameters():
-            name = name.removeprefix('bert.')
-            if self.depth == 'embeddings': p.requires_grad_(name.startswith(('embeddings.', last_norm)))
-            else: p.requires_grad_('pooler.' not in name)
+            if self.depth == 'embeddings': p.requires_grad_(p in without_layers)
+            else: p.requires_grad_('pooler.' not in name and not (self.depth == 'layers' and p is tokens))
 
     def embed(self,
         texts:Tokens, # a padded batch
     )->Tensor:        # (B,D) float32, unit rows
         "Embeddings of one padded batch of texts"
-        if self.depth == 'all': hidden = self.base(texts.ids, texts.mask).last_hidden_state
-        else: hidden = self.base.embeddings_only(texts.ids)
+        if self.depth == 'embeddings': hidden = self.base.embeddings_only(texts.ids)
+        else: hidden = self.base(texts.ids, texts.mask).last_hidden_state
         return nn.functional.normalize(mean_pool(hidden, texts.mask), dim=-1)
 
     def loss(self,
@@ -89,8 +91,9 @@ class Objective(nn.Module):
         piece:int|slice|None=None,  # mlm: some of its rows; other kinds: the number of a padded batch; None: all
         n_labels:Tensor|None=None,  # mlm in pieces: masked tokens of the whole batch
     )->Tensor:                      # the loss, or the part of these rows in it; (n,D) embeddings of one padded batch
-        "The loss of a batch; with `piece`, an MLM batch's partial loss or the embeddings of one padded batch"
+        "The loss of a batch; with `piece`, an MLM or healing batch's partial loss, or the embeddings of one padded batch"
         if batch.kind == 'mlm': return self._mlm_loss(batch, slice(None) if piece is None else piece, n_labels)
+        if batch.kind == 'healing': return self._healing_loss(batch, range(len(batch.tokens)) if piece is None else [piece])
         if piece is not None: return self.embed(batch.tokens[piece])
         embeddings = torch.cat([self.embed(texts) for texts in batch.tokens])
         return self.loss(batch, embeddings)
@@ -99,6 +102,10 @@ class Objective(nn.Module):
         n = self.n_labels(batch) if n_labels is None else n_labels
         head_loss = partial(mlm_layer_loss, n=n)
         return self.model(batch.tokens[0].ids[rows], labels=batch.target[rows], head_loss=head_loss).loss
+
+    def _healing_loss(self, batch, pieces):
+        losses = [self.teacher(self.base, batch.tokens[i])*len(batch.tokens[i].ids) for i in pieces]
+        return torch.stack(losses).sum()/len(batch.place)
 
 def _contrastive(objective, batch, sides):
     queries,targets,*negatives = sides
@@ -112,7 +119,7 @@ def _tuples(objective, batch, sides):
 
 def _distillation(objective, batch, sides): return distillation_loss(sides[0], batch.target)
 
-# kind of batch -> the loss of its embeddings; masked language modelling has none and is in `Objective.forward`
+# kind of batch -> the loss of its embeddings; masked language modelling and healing have none, see `Objective.forward`
 LOSS = dict(pairs=_contrastive, triplets=_contrastive, scored=_pearson, labelled=_tuples, distillation=_distillation)
 
 # %% ../../nbs/71_train.loop.ipynb #0d405fe4
@@ -143,20 +150,24 @@ def backward(
         return loss.detach()
 
     # embeddings a padded batch at a time, then the loss over all of them, then their gradients
-    if batch.kind != 'mlm':
+    if batch.kind in LOSS:
         def embed(i): return forward(batch, i)
         def loss_of(embeddings): return plain.loss(batch, embeddings)*weight
         def exchange_after(last): return exchange(sync and last)
         return cached_backward(embed, len(batch.tokens), loss_of, accelerator.backward, exchange_after)
 
-    # masked language modelling: a mean over tokens, so parts simply add up
-    B,T = batch.target.shape
-    n_labels = plain.n_labels(batch)
-    rows = max(1, batch_tokens//T)
+    # masked language modelling and healing: means over tokens and texts, so parts simply add up
+    n_labels = None
+    pieces = range(len(batch.tokens))
+    if batch.kind == 'mlm':
+        B,T = batch.target.shape
+        n_labels = plain.n_labels(batch)
+        rows = max(1, batch_tokens//T)
+        pieces = [slice(start, start+rows) for start in range(0, B, rows)]
     loss = 0.
-    for start in range(0, B, rows):
-        with exchange(sync and start+rows >= B):
-            part = forward(batch, slice(start, start+rows), n_labels)*weight
+    for i,piece in enumerate(pieces):
+        with exchange(sync and i == len(pieces)-1):
+            part = forward(batch, piece, n_labels)*weight
             accelerator.backward(part)
         loss = loss + part.detach()
     return loss
@@ -494,9 +505,10 @@ def train(
     name:str='train',     # for the progress bar, and part of the random seeds
     seed:int=42,
     fingerprint:str='',   # of everything that decides the result; a checkpoint with another one is refused
-    depth:str='all',      # all or embeddings, see `Objective`
+    depth:str='all',      # all, layers or embeddings, see `Objective`
     progress:float=20.,   # seconds between updates of the progress bar; 0 shows none
     batch_tokens:int=0,   # of one padded batch; 0: 1,024 on a CPU (16,384 without layers), 32,768 on a GPU (ours)
+    teacher=None,         # of tasks of kind healing: `HiddenStateTeacher` of graft.heal; not trained
 )->dict:                  # steps, tokens, seconds, precision, skipped, processes
     "Trains a model, from the folder's checkpoint where there is one"
     folder = Path(folder)
@@ -516,7 +528,9 @@ def train(
     make_batch = _make_batcher(tasks, tokenizer, stage, name, seed, accelerator, batch_tokens)
     trained = copy.deepcopy(model) if accelerator.is_fsdp2 else model # FSDP takes a model apart for good
     def mean_over_processes(n): return accelerator.reduce(n.float(), 'mean')
-    objective = Objective(trained, stage, depth, mean_over_processes if n_processes > 1 else None)
+    if teacher is not None: teacher.to(accelerator.device)
+    elif any(t.kind == 'healing' for t in tasks): raise ValueError(f"{name}: tasks of kind healing need a teacher")
+    objective = Objective(trained, stage, depth, mean_over_processes if n_processes > 1 else None, teacher)
     optimizer = torch.optim.AdamW(param_groups(objective, stage.weight_decay), lr=stage.lr, betas=stage.betas,
                                   eps=stage.eps, fused=True)
     objective,optimizer = accelerator.prepare(objective, optimizer)
