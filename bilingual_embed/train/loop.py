@@ -42,7 +42,7 @@ class Objective(nn.Module):
     def __init__(self,
         model:JinaBertForMaskedLM|JinaBertModel,
         stage:StageRecipe,
-        depth:str='all', # all; layers: token embeddings stay; embeddings: only these and the last LayerNorm, layers are skipped
+        depth:str='all', # all; layers: token embeddings stay; embeddings: only they and the last LayerNorm learn
         mean_over_processes:Callable|None=None, # scalar tensor -> its mean over processes; None in one process
         teacher:Callable|None=None, # healing: (model, texts) -> the mean loss of a padded batch of texts
     ):
@@ -91,9 +91,10 @@ class Objective(nn.Module):
         piece:int|slice|None=None,  # mlm: some of its rows; other kinds: the number of a padded batch; None: all
         n_labels:Tensor|None=None,  # mlm in pieces: masked tokens of the whole batch
     )->Tensor:                      # the loss, or the part of these rows in it; (n,D) embeddings of one padded batch
-        "The loss of a batch; with `piece`, an MLM or healing batch's partial loss, or the embeddings of one padded batch"
+        "The loss of a batch; with `piece`, its part of an MLM or healing loss, or the embeddings of a padded batch"
         if batch.kind == 'mlm': return self._mlm_loss(batch, slice(None) if piece is None else piece, n_labels)
-        if batch.kind == 'healing': return self._healing_loss(batch, range(len(batch.tokens)) if piece is None else [piece])
+        pieces = range(len(batch.tokens)) if piece is None else [piece]
+        if batch.kind == 'healing': return self._healing_loss(batch, pieces)
         if piece is not None: return self.embed(batch.tokens[piece])
         embeddings = torch.cat([self.embed(texts) for texts in batch.tokens])
         return self.loss(batch, embeddings)
