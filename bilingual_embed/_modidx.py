@@ -1546,6 +1546,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                 'bilingual_embed/evaluate/verdict.py')},
             'bilingual_embed.gpu.check': { 'bilingual_embed.gpu.check.Sizes': ('gpu.check.html#sizes', 'bilingual_embed/gpu/check.py'),
                                            'bilingual_embed.gpu.check._Stop': ('gpu.check.html#_stop', 'bilingual_embed/gpu/check.py'),
+                                           'bilingual_embed.gpu.check._compare_attention': ( 'gpu.check.html#_compare_attention',
+                                                                                             'bilingual_embed/gpu/check.py'),
                                            'bilingual_embed.gpu.check.captured': ( 'gpu.check.html#captured',
                                                                                    'bilingual_embed/gpu/check.py'),
                                            'bilingual_embed.gpu.check.check_attention': ( 'gpu.check.html#check_attention',

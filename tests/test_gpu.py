@@ -1,4 +1,4 @@
-"The one command for a GPU, rehearsed on a CPU: every part, cut off at any moment, without a card, with a prepared training"
+"The one command for a GPU, rehearsed on a CPU: every part, cut off at any moment, without a card, with a training"
 import json, os, signal, subprocess, sys, time
 import pytest
 from bilingual_embed.gpu.prepare import LIMIT, missing, PrepareError, read_machine
@@ -10,7 +10,8 @@ def command(out, *options): return [sys.executable, '-m', 'bilingual_embed.gpu.r
 def test_the_rehearsal(tmp_path):
     "Checks and benchmarks at toy size, by the command itself"
     out = tmp_path/'results'
-    r = subprocess.run(command(out, '--part', 'check,bench', '--minutes', '8'), capture_output=True, text=True, cwd=ROOT, timeout=500)
+    rehearsal = command(out, '--part', 'check,bench', '--minutes', '8')
+    r = subprocess.run(rehearsal, capture_output=True, text=True, cwd=ROOT, timeout=500)
     assert r.returncode == 0, r.stderr[-2000:]
     rows = Results(out, show=False).rows
     checks = [x for x in rows if x['part'] == 'check']
@@ -25,8 +26,8 @@ def test_the_rehearsal(tmp_path):
 def test_cut_off_at_any_moment(tmp_path):
     "Whatever is there when the machine is taken away can be read, and a second start keeps it"
     results = tmp_path/'results.jsonl'
-    process = subprocess.Popen(command(tmp_path, '--part', 'check'), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                               start_new_session=True)
+    quiet = dict(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(command(tmp_path, '--part', 'check'), cwd=ROOT, start_new_session=True, **quiet)
     end = time.monotonic()+300
     while not (results.exists() and results.stat().st_size) and time.monotonic() < end: time.sleep(.05)
     os.killpg(process.pid, signal.SIGKILL)
@@ -59,7 +60,7 @@ def test_a_prepared_training_brings_its_weights(tmp_path):
     (prepared/'train.json').write_text(json.dumps(dict(command=['-c', script], bring=bring)))
     with open(weights.parent/'large.bin', 'wb') as f: f.truncate(3*FILE_BYTES)      # 2 parts are taken, 2 are left
     results = Results(out, show=False)
-    train_part(results, 15, False, prepared)
+    train_part(results, 4, False, prepared)
     assert results.rows.pop()['what'] == 'run/large.bin does not fit into 2 files of 15 MiB'
     assert results.rows[0] == dict(part='train', step=5)
     assert results.rows[-1]['parts'] == 2 and results.rows[-1]['bytes'] == 256*70_000

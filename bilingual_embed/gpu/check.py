@@ -42,7 +42,8 @@ class Sizes:
     steps:int             # of the trainings
     batches:int           # of varying lengths, to count compilations
 
-GPU = Sizes(heads=12, head_dim=64, lengths=(1,127,128,129,700,2100), hidden_size=256, layers=4, longest=8192, steps=40, batches=60)
+GPU = Sizes(heads=12, head_dim=64, lengths=(1,127,128,129,700,2100), hidden_size=256, layers=4, longest=8192, steps=40,
+            batches=60)
 TOY = Sizes(heads=2, head_dim=16, lengths=(1,127,129), hidden_size=32, layers=2, longest=300, steps=4, batches=6)
 
 # largest relative errors, by the type of the operands: 2**-24, 2**-9 and 2**-12 times a few (ours)
@@ -339,8 +340,8 @@ def check_encode(
                 mask = torch.arange(ids.shape[1]) < torch.tensor(lengths)[:,None]
                 together = embed(model, ids.to(device), mask.to(device))
             name = str(dtype)[6:]
-            yield compared(f'1 to {sizes.longest} tokens alone, {name}', relative_error(torch.cat(alone), want), BOUNDS[dtype])
-            yield compared(f'1 to {sizes.longest} tokens together, {name}', relative_error(together, want), BOUNDS[dtype])
+            for how,got in (('alone', torch.cat(alone)), ('together', together)):
+                yield compared(f'1 to {sizes.longest} tokens {how}, {name}', relative_error(got, want), BOUNDS[dtype])
             if device.type == 'cuda':
                 scores = 4*sizes.longest**2                # bytes of one head's scores, which must never exist
                 peak = torch.cuda.max_memory_allocated()
@@ -387,8 +388,9 @@ def check_compilations(
     yield compared(f'compilations in the second half (in all {counts[-1]-counts[0]+1})', float(late), 0.)
 
 # %% ../../nbs/94_gpu.check.ipynb #3098d390
-CHECKS = dict(plan=check_plan, attention=check_attention, model=check_model, encode=check_encode, compilations=check_compilations,
-              gradcache=check_gradcache, overflow=check_overflow, resume=check_resume, dropout=check_dropout)
+CHECKS = dict(plan=check_plan, attention=check_attention, model=check_model, encode=check_encode,
+              compilations=check_compilations, gradcache=check_gradcache, overflow=check_overflow, resume=check_resume,
+              dropout=check_dropout)
 
 def run_checks(
     device:torch.device,

@@ -66,8 +66,8 @@ def missing(
         have = None if is_own else present.get(name)
         fits = have is not None and (not have or r.specifier.contains(have, prereleases=True))
         if have and not fits and asked_by == canonicalize_name(own):
-            raise PrepareError(f"{own} asks for {r} and the machine has {name} {have}: lower the bound in settings.ini if that "
-                               f"version works, or put a newer {name} on the machine")
+            raise PrepareError(f"{own} asks for {r} and the machine has {name} {have}: lower the bound in settings.ini "
+                               f"if that version works, or put a newer {name} on the machine")
         key = name, tuple(sorted(r.extras))
         if fits or key in seen: continue
         seen.add(key)
@@ -81,8 +81,9 @@ def missing(
 
 # %% ../../nbs/93_gpu.prepare.ipynb #400a0020
 LIMIT = 60*10**6 # bytes of the whole folder
-PLATFORMS = ['manylinux_2_39_x86_64', 'manylinux_2_35_x86_64', 'manylinux_2_34_x86_64', 'manylinux_2_28_x86_64', 'manylinux_2_27_x86_64',
-             'manylinux_2_24_x86_64', 'manylinux_2_17_x86_64', 'manylinux2014_x86_64', 'manylinux2010_x86_64', 'manylinux1_x86_64']
+PLATFORMS = [f'{name}_x86_64' for name in (
+    'manylinux_2_39', 'manylinux_2_35', 'manylinux_2_34', 'manylinux_2_28', 'manylinux_2_27', 'manylinux_2_24',
+    'manylinux_2_17', 'manylinux2014', 'manylinux2010', 'manylinux1')]
 
 def folder_bytes(
     folder:str|Path,
@@ -109,8 +110,8 @@ def fetch_wheels(
     if not todo: return
     options = ['--no-deps', '--only-binary=:all:', '--python-version', python, '--implementation', 'cp', '--quiet']
     options += [x for platform in PLATFORMS for x in ('--platform', platform)]
-    r = subprocess.run([sys.executable, '-m', 'pip', 'download', *options, '-d', str(folder), *todo], stdout=subprocess.PIPE,
-                       stderr=subprocess.STDOUT, text=True)
+    command = [sys.executable, '-m', 'pip', 'download', *options, '-d', str(folder), *todo]
+    r = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if r.returncode: raise PrepareError(f"the wheels could not be fetched: {r.stdout[-2000:]}")
 
 def prepare(
@@ -135,7 +136,8 @@ def prepare(
     if size > LIMIT:
         largest = sorted((p for p in out.rglob('*') if p.is_file()), key=lambda p: -p.stat().st_size)[:5]
         names = ', '.join(f'{p.name} {p.stat().st_size/1e6:.0f} MB' for p in largest)
-        raise PrepareError(f"{out} has {size/1e6:.0f} MB, more than the {LIMIT/1e6:.0f} MB that may travel; the largest: {names}")
+        raise PrepareError(f"{out} has {size/1e6:.0f} MB, more than the {LIMIT/1e6:.0f} MB that may travel; "
+                           f"the largest: {names}")
     return dict(packages=packages, bytes=size)
 
 # %% ../../nbs/93_gpu.prepare.ipynb #42206886
@@ -156,7 +158,7 @@ def rehearse(
     travel = missing(present)
     versions = {name: v for name,v in present.items() if v and name not in ('torch','triton')}
     needed = _closure_names()
-    pip(*[f'{name}=={v}' for name,v in versions.items() if name in needed], *[name+versions for name,versions in travel.items()])
+    pip(*[f'{name}=={v}' for name,v in versions.items() if name in needed], *[name+v for name,v in travel.items()])
     env = os.environ | dict(PYTHONPATH=str(repo_path()))
     command = [python, '-m', 'bilingual_embed.gpu.run', '--toy', '--part', 'check,bench', '--out', str(folder/'results')]
     return subprocess.run(command, env=env).returncode
@@ -168,13 +170,15 @@ def _closure_names():
 def main():
     "python -m bilingual_embed.gpu.prepare"
     p = argparse.ArgumentParser(prog='python -m bilingual_embed.gpu.prepare', description=prepare.__doc__)
-    p.add_argument('--machine', default=str(repo_path('data','gpu','machine.txt')), help='what the machine has: its pip freeze')
+    listed = str(repo_path('data','gpu','machine.txt'))
+    p.add_argument('--machine', default=listed, help='what the machine has: its pip freeze')
     p.add_argument('--out', default='.gpu', help='the folder to make')
     p.add_argument('--python', default='3.12', help='version of Python on the machine')
     p.add_argument('--train', nargs='+', help='arguments for Python that start or continue a training')
     p.add_argument('--carry', nargs='*', default=[], help='files and folders that the training needs')
     p.add_argument('--bring', nargs='*', default=[], help='files of the folder that come back')
-    p.add_argument('--rehearse', metavar='FOLDER', help="make an environment with the machine's versions here and rehearse in it")
+    p.add_argument('--rehearse', metavar='FOLDER',
+                   help="make an environment with the machine's versions here and rehearse in it")
     p.add_argument('--torch', default='torch', help="PyTorch's requirement for the rehearsal")
     args = p.parse_args()
     try: about = prepare(args.machine, args.out, args.python, args.train, args.carry, args.bring)

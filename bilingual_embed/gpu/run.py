@@ -124,7 +124,8 @@ def table(
     lines += ['', '| bar | measured | wanted | |', '|---|---|---|---|']
     for b in bars(rows):
         measured = 'not measured' if b['measured'] is None else f"{b['measured']:.2f}"
-        lines.append(f"| {b['what']} | {measured} | {b['bar']} | {'' if b['ok'] is None else 'met' if b['ok'] else 'missed'} |")
+        verdict = {None: '', True: 'met', False: 'missed'}[b['ok']]
+        lines.append(f"| {b['what']} | {measured} | {b['bar']} | {verdict} |")
     others = [r for r in rows if r['part'] in ('story','train')]
     if others: lines.append('')
     for r in others: lines.append('- ' + ', '.join(f'{k} {v}' for k,v in r.items()))
@@ -265,7 +266,8 @@ def train_part(
         if not path.is_file(): continue
         size = path.stat().st_size
         if size > room*FILE_BYTES:
-            results.add('train', what=f"{name} does not fit into {room} files of {FILE_BYTES >> 20} MiB", bytes=size, parts=0)
+            why = f'{name} does not fit into {room} files of {FILE_BYTES >> 20} MiB'
+            results.add('train', what=why, bytes=size, parts=0)
             continue
         parts = write_parts(path, results.folder)
         room -= len(parts)
