@@ -310,6 +310,8 @@ def _check_files(folder):
 
 def _as_dict(part): return json.loads(part.__getstate__())
 _OWN_STEPS = [p for p in _as_dict(reader_normalizer())['normalizers'] if p['type'] == 'Replace']
+# of tokenizers that were made from SentencePiece's
+_SPACES_STEP = dict(type='Replace', pattern=dict(Regex=' {2,}'), content=' ')
 
 def _check_parts(tok, path):
     "A text may be split and cleaned, but not made a million times longer; of patterns, only our own are known"
@@ -317,7 +319,7 @@ def _check_parts(tok, path):
     while todo:
         p = todo.pop()
         todo += p.get('normalizers', []) + p.get('pretokenizers', [])
-        if p.get('type') not in _PARTS and p not in _OWN_STEPS:
+        if p.get('type') not in _PARTS and p not in [*_OWN_STEPS, _SPACES_STEP]:
             raise TokenizerError(f"{path} has a {p.get('type')!r:.60}, "
                                  "which inserts text or matches a pattern of its own. That may take any time "
                                  f"and memory, so the tokenizer is refused; accepted are {' '.join(sorted(_PARTS))}")
@@ -360,6 +362,7 @@ def save_tokenizer(
     written = read_json(path, TokenizerError, max_bytes=_MAX_BYTES)
     if tok.split_special_tokens:
         vocab = written['model']['vocab']
+        if isinstance(vocab, list): vocab = {piece: i for i,(piece,_) in enumerate(vocab)}   # Unigram's, with scores
         written['added_tokens'] = [t for t in written['added_tokens']
                                    if not t['special'] or vocab.get(t['content']) != t['id']]
         write_json(path, written, indent=2, ensure_ascii=False)
