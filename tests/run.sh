@@ -39,6 +39,6 @@ agree() { # nbdev_export and nbdev_clean change nothing that is under version co
     fi
 }
 step "library and notebooks agree" agree
-step "notebooks" nb test nbdev_test --n_workers 2
+step "notebooks" nb test nbdev_test --n_workers 2 --timing
 # a file stays in one process, since its tests share models; conftest.py has them in order
 python -m pytest tests -n 2 --dist loadfile --no-loadscope-reorder --durations 5 "$@"
