@@ -59,6 +59,7 @@ class StageRecipe:
     mini_batch_tokens:int             # padded tokens a process computes at once; larger batches go piecewise (GradCache)
     gradient_accumulation_steps:int   # micro-batches of batch_size rows per step; contrastive losses see one at a time
     weights:tuple[tuple[str,float],...] # chance of each task kind to fill a batch; only ratios matter
+    matryoshka_dims:tuple[int,...]    # the losses are taken of so many first coordinates as well, so that vectors can be cut
     betas:tuple[float,float]          # of AdamW
     eps:float                         # of AdamW
     weight_decay:float                # not applied to biases, LayerNorms and the embeddings' LayerNorm
@@ -140,6 +141,9 @@ def _check_stage(stage, name, model): # what a table of bounds cannot say about 
     if not known or not sum(weight for _,weight in stage.weights) > 0:
         kinds = ', '.join(KINDS)
         raise ValueError(f"{name}: weights {dict(stage.weights)} must be shares, not all 0, of the kinds {kinds}")
+    if not all(type(d) is int and 0 < d < model.hidden_size for d in stage.matryoshka_dims):
+        raise ValueError(f"{name}: matryoshka_dims {stage.matryoshka_dims} must be whole numbers of coordinates, "
+                         f"fewer than the model's {model.hidden_size}")
     if stage.max_tokens > model.max_position_embeddings:
         raise ValueError(f"{name}: max_tokens {stage.max_tokens} is beyond the model's {model.max_position_embeddings}")
 
@@ -220,6 +224,7 @@ _BASE = dict(   # a field a line  # chkstyle: ignore
         negatives=(0, "unused"),
         mini_batch_tokens=(65_536, "ours: for 80 GB of GPU memory at base size, planned, not measured"),
         gradient_accumulation_steps=(1, "ours"),
+        matryoshka_dims=((), "the paper has vectors of one width"),
         betas=((.9,.98), _V2),
         eps=(1e-6, _V2),
         weight_decay=(.01, _V2),
@@ -407,7 +412,7 @@ def _like(key, value, old): # an override in the type of the value that it repla
     elif isinstance(old, int):   ok = _is_number(value) and value == int(value) and abs(value) < 2**53
     elif isinstance(old, float): ok = _is_number(value)
     elif isinstance(old, str):   ok = isinstance(value, str)
-    else:                        ok = several and all(map(_is_number if key.endswith('betas') else _is_weight, value))
+    else:                        ok = several and all(map(_is_number if key.endswith(('betas','_dims')) else _is_weight, value))
 
     if not ok: raise ValueError(f"recipe override {key}={value!r:.100} should be {type(old).__name__} like {old!r}")
     if several: return tuple(tuple(x) if isinstance(x, list) else x for x in value)
@@ -486,7 +491,7 @@ def recipe_json(r:Recipe)->str: # readable, one field a line
 
 def _part_from_json(cls, d): # JSON knows lists only
     d = dict(d)
-    if 'betas' in d: d['betas'] = tuple(d['betas'])
+    for name in {'betas','matryoshka_dims'} & d.keys(): d[name] = tuple(d[name])
     if 'weights' in d: d['weights'] = tuple((kind,weight) for kind,weight in d['weights'])
     return cls(**d)
 

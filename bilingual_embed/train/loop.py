@@ -29,7 +29,7 @@ from ..losses.infonce import info_nce
 from ..losses.tuples import tuple_loss
 from ..losses.pearson import ConstantScores, pearson_loss
 from ..losses.gradcache import cached_backward
-from ..losses.distillation import distillation_loss
+from ..losses.distillation import distillation_loss, geometry_loss
 from ..core.io import disk_full_errors
 from ..core.records import Task
 from ..core.recipes import StageRecipe
@@ -77,7 +77,9 @@ class Objective(nn.Module):
     )->Tensor:             # scalar float32
         "The loss of embeddings; the batch's kind picks which"
         sides = embeddings[batch.place].split(batch.sizes)
-        return LOSS[batch.kind](self, batch, sides)
+        cut = [[nn.functional.normalize(s[:,:d], dim=-1) for s in sides] for d in self.stage.matryoshka_dims]
+        losses = [LOSS[batch.kind](self, batch, s) for s in (sides, *cut)]
+        return torch.stack(losses).mean()
 
     def n_labels(self,
         batch:Batch, # of kind mlm
@@ -118,7 +120,10 @@ def _pearson(objective, batch, sides): return pearson_loss(*sides, batch.target)
 def _tuples(objective, batch, sides):
     return tuple_loss(sides[0].view(*batch.target.shape, -1), batch.target, temperature=objective.stage.temperature)
 
-def _distillation(objective, batch, sides): return distillation_loss(sides[0], batch.target)
+def _distillation(objective, batch, sides):
+    e = sides[0]
+    # a vector that was cut has the teacher's cosines to learn, not its coordinates
+    return distillation_loss(e, batch.target) if e.shape == batch.target.shape else geometry_loss(e, batch.target)
 
 # kind of batch -> the loss of its embeddings; masked language modelling and healing have none, see `Objective.forward`
 LOSS = dict(pairs=_contrastive, triplets=_contrastive, scored=_pearson, labelled=_tuples, distillation=_distillation)
