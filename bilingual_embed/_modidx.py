@@ -1759,8 +1759,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                               'bilingual_embed/graft/vocabulary.py'),
                                                   'bilingual_embed.graft.vocabulary._ordinary': ( 'graft.vocabulary.html#_ordinary',
                                                                                                   'bilingual_embed/graft/vocabulary.py'),
-                                                  'bilingual_embed.graft.vocabulary._roles': ( 'graft.vocabulary.html#_roles',
-                                                                                               'bilingual_embed/graft/vocabulary.py'),
                                                   'bilingual_embed.graft.vocabulary._split': ( 'graft.vocabulary.html#_split',
                                                                                                'bilingual_embed/graft/vocabulary.py'),
                                                   'bilingual_embed.graft.vocabulary._unigram': ( 'graft.vocabulary.html#_unigram',

@@ -245,11 +245,6 @@ def _check_letters(tokenizer):
             raise VocabularyError(f"{token!r} in a text would be read as the special token, since the tokenizer has no "
                                   "pieces for its letters; use one that was made with all of ASCII")
 
-def _roles(tokenizer):
-    "bos_token, mask_token and so on, as they were added"
-    names = {k: v for k,v in tokenizer.special_tokens_map.items() if isinstance(v, str)}
-    return {k: tokenizer.added_tokens_decoder[tokenizer.convert_tokens_to_ids(v)] for k,v in names.items()}
-
 def trim_tokenizer(
     tokenizer:PreTrainedTokenizerFast, # Unigram, WordPiece or byte-level BPE
     keep:Sequence[int],                # ids to keep, from `choose_tokens` or `complete`; the first becomes 0
@@ -268,9 +263,9 @@ def trim_tokenizer(
         post_processor=_kept_template(voc.state['post_processor'], new),
         model=_kept_model(voc, keep))
 
-    backend = Tokenizer.from_str(json.dumps(state))
     trimmed = PreTrainedTokenizerFast(
-        tokenizer_object=backend, **_roles(tokenizer), model_max_length=max_length,
+        tokenizer_object=Tokenizer.from_str(json.dumps(state)), model_max_length=max_length,
+        **tokenizer.special_tokens_map, extra_special_tokens=tokenizer.extra_special_tokens,
         model_input_names=['input_ids','attention_mask'], split_special_tokens=True)
     _check_letters(trimmed)
     return trimmed
@@ -312,7 +307,7 @@ def trim_report(
     old:PreTrainedTokenizerFast,
     new:PreTrainedTokenizerFast, # `old` after `trim_tokenizer`
     texts:Iterable[tuple],       # (text, language), best text that was not counted; all of it is held in memory
-)->list[dict]: # a row per language: texts, shares split_as_before and unknown_*, tokens_per_word_*, lost {character: count}
+)->list[dict]: # by language: texts, shares split_as_before and unknown_*, tokens_per_word_*, lost {character: count}
     "What trimming changed, on text whose spaces and invisible characters are cleaned for both"
     clean = reader_normalizer().normalize_str
     by_lang = defaultdict(list)
