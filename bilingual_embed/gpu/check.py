@@ -11,7 +11,7 @@ __all__ = ['GPU', 'TOY', 'BOUNDS', 'CHECKS', 'Sizes', 'relative_error', 'compare
 # %% ../../nbs/94_gpu.check.ipynb #6c29a36e
 import math, tempfile, time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from unittest import mock
@@ -68,9 +68,7 @@ def compared(
 
 # %% ../../nbs/94_gpu.check.ipynb #03cc1e72
 @contextmanager
-def uncompiled(
-    device:torch.device,
-):
+def uncompiled(device:torch.device):
     "On a CPU, FlexAttention line by line instead of compiled, backward too; on a GPU nothing is changed"
     if device.type != 'cpu':
         yield
@@ -102,10 +100,7 @@ def dense_attention(
     if allowed is not None: scores = scores.masked_fill(~allowed, -math.inf)
     return scores.softmax(-1)@v
 
-def check_plan(
-    device:torch.device,
-    sizes:Sizes,
-)->Iterator[dict]:
+def check_plan(device:torch.device, sizes:Sizes)->Iterator[dict]:
     "The blocks that the plan leaves out hold nothing that counts: the formula with and without them"
     packing = packed_lengths(sizes.lengths, device)
     N,H = len(packing.positions),sizes.heads
@@ -120,10 +115,7 @@ def check_plan(
     share = blocks.double().mean().item()
     yield compared(f'output from {share:.0%} of the blocks', relative_error(got, want), 1e-6)
 
-def check_attention(
-    device:torch.device,
-    sizes:Sizes,
-)->Iterator[dict]:
+def check_attention(device:torch.device, sizes:Sizes)->Iterator[dict]:
     "FlexAttention of packed texts, forward and backward, in three types: by windows, and short texts by one plan"
     yield from _compare_attention(device, sizes, sizes.lengths)
     short = tuple(min(n, ONE_PLAN) for n in sizes.lengths)
@@ -143,11 +135,11 @@ def _compare_attention(device, sizes, lengths, what=''):
     fill = (0, 0, 0, len(packing.positions)-n)             # tokens of no text, at the end
     m = slopes(sizes.heads)
     for dtype,bound in BOUNDS.items():
-        def filled(x): return torch.nn.functional.pad(x.detach(), fill).to(device, dtype)
-        q,k,v = (filled(x).requires_grad_() for x in inputs)
+        q,k,v,come_back = (torch.nn.functional.pad(x.detach(), fill).to(device, dtype) for x in (*inputs, direction))
+        for x in (q, k, v): x.requires_grad_()
         with uncompiled(device):
             out = packed_flex_attention(q, k, v, m, packing)
-            out.backward(filled(direction))
+            out.backward(come_back)
         for name,got,w in zip(('output','dq','dk','dv'), (out, q.grad, k.grad, v.grad), wanted):
             yield compared(f'{name}, {str(dtype)[6:]}{what}', relative_error(got[:,:,:n], w), bound)
 
@@ -182,10 +174,7 @@ def gradients(
     found = [p.grad for p in model.parameters() if p.grad is not None]
     return torch.cat([g.double().cpu().flatten() for g in found])
 
-def check_model(
-    device:torch.device,
-    sizes:Sizes,
-)->Iterator[dict]:
+def check_model(device:torch.device, sizes:Sizes)->Iterator[dict]:
     "A padded batch, embeddings and gradients, against each text alone in float64"
     ids,mask = random_texts(sizes.lengths)
     direction = torch.randn(len(ids), sizes.hidden_size, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
@@ -205,10 +194,7 @@ def check_model(
         yield compared(f'gradients, {name}', relative_error(gradients(model), gradients(exact)), 3*bound)
 
 # %% ../../nbs/94_gpu.check.ipynb #d9c1ea96
-def check_dropout(
-    device:torch.device,
-    sizes:Sizes,
-)->Iterator[dict]:
+def check_dropout(device:torch.device, sizes:Sizes)->Iterator[dict]:
     "The mean of attention under dropout is attention without; two draws differ"
     lengths = sizes.lengths[:3]
     ids,mask = random_texts(lengths)
@@ -230,11 +216,10 @@ def check_dropout(
     yield compared('two draws are equal', float(not differ), 0.)
 
 # %% ../../nbs/94_gpu.check.ipynb #e8923600
-def made_pairs(
-    n:int,
-)->list[Pair]:
+def made_pairs(n:int)->list[Pair]:
     "Pairs of short made-up sentences, no two alike"
-    words = 'house tree river stone cloud bread light road'.split(),'Haus Baum Fluss Stein Wolke Brot Licht Weg'.split()
+    words = (['house','tree','river','stone','cloud','bread','light','road'],
+             ['Haus','Baum','Fluss','Stein','Wolke','Brot','Licht','Weg'])
     def sentence(i, w): return ' '.join(w[i//8**j%8] for j in range(4)) + f' {i}'
     return [Pair(sentence(i, words[0]), sentence(i, words[1]), 'en-de', 'made') for i in range(n)]
 
@@ -257,10 +242,7 @@ def losses(
     "The loss of each step"
     return [row['loss'] for row in loop.read_log(folder)]
 
-def check_gradcache(
-    device:torch.device,
-    sizes:Sizes,
-)->Iterator[dict]:
+def check_gradcache(device:torch.device, sizes:Sizes)->Iterator[dict]:
     "Three steps with the batch whole and in pieces"
     with tempfile.TemporaryDirectory() as d:
         found = {}
@@ -270,10 +252,7 @@ def check_gradcache(
             found[name] = torch.tensor(losses(Path(d)/name), dtype=torch.float64)
         yield compared('losses in pieces', relative_error(found['pieces'], found['whole']), 1e-4)
 
-def check_overflow(
-    device:torch.device,
-    sizes:Sizes,
-)->Iterator[dict]:
+def check_overflow(device:torch.device, sizes:Sizes)->Iterator[dict]:
     "float16 with a scale that overflows at first: steps are skipped, then training goes on"
     if device.type == 'cpu':
         try: loop.supported_precision('fp16', device)
@@ -298,10 +277,7 @@ def check_overflow(
 
 class _Stop(Exception): "Stands for a kill"
 
-def check_resume(
-    device:torch.device,
-    sizes:Sizes,
-)->Iterator[dict]:
+def check_resume(device:torch.device, sizes:Sizes)->Iterator[dict]:
     "Stopped in the middle and started again, against a run that was not stopped"
     half = sizes.steps//2
     with tempfile.TemporaryDirectory() as d:
@@ -313,19 +289,15 @@ def check_resume(
             for step,batch in prefetch(make, start, stop):
                 if step == half: raise _Stop
                 yield step, batch
-        with mock.patch.object(loop, 'prefetch', stopping):
-            try: loop.train(*made_training(sizes, save_steps=half), halves, progress=0)
-            except _Stop: pass
+        with mock.patch.object(loop, 'prefetch', stopping), suppress(_Stop):
+            loop.train(*made_training(sizes, save_steps=half), halves, progress=0)
         loop.train(*made_training(sizes, save_steps=half), halves, progress=0)
         got,want = (torch.tensor(losses(f), dtype=torch.float64) for f in (halves, whole))
     bound = 0. if device.type == 'cpu' else 1e-3      # a GPU adds gradients of embeddings in no fixed order
     yield compared('losses after resuming', relative_error(got, want), bound)
 
 # %% ../../nbs/94_gpu.check.ipynb #bf2d888b
-def check_encode(
-    device:torch.device,
-    sizes:Sizes,
-)->Iterator[dict]:
+def check_encode(device:torch.device, sizes:Sizes)->Iterator[dict]:
     "The model on texts of 1 to the longest number of tokens, in one padded batch and alone; peak memory"
     lengths = [1, 2, 63, sizes.longest//4, sizes.longest]
     exact,model = small_model(sizes).double(),small_model(sizes).to(device)
@@ -353,9 +325,7 @@ def compiled_graphs()->int:
     return counters['stats']['unique_graphs']
 
 @contextmanager
-def captured(
-    device:torch.device,
-):
+def captured(device:torch.device):
     "On a CPU, attention of a packed batch is captured by the compiler and run as it is, so that captures can be counted"
     if device.type != 'cpu':
         yield
@@ -364,10 +334,7 @@ def captured(
     compiled = torch.compile(flex_attention, backend='eager')
     with mock.patch.object(unpad, '_compiled_flex_attention', lambda: compiled): yield
 
-def check_compilations(
-    device:torch.device,
-    sizes:Sizes,
-)->Iterator[dict]:
+def check_compilations(device:torch.device, sizes:Sizes)->Iterator[dict]:
     "Batches of ever new lengths: no compilation in the second half of them"
     rng = np.random.default_rng(0)
     model = small_model(sizes).to(device)

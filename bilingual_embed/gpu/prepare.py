@@ -7,7 +7,7 @@ __all__ = ['TARGET', 'ROOTS', 'LEAVE_OUT', 'SMALLER', 'LIMIT', 'PLATFORMS', 'Pre
            'folder_bytes', 'fetch_wheels', 'prepare', 'rehearse', 'main']
 
 # %% ../../nbs/93_gpu.prepare.ipynb #a56d158a
-import argparse, json, os, shutil, subprocess, sys
+import argparse, os, shutil, subprocess, sys
 import importlib.metadata as md
 from collections import deque
 from pathlib import Path
@@ -85,9 +85,7 @@ PLATFORMS = [f'{name}_x86_64' for name in (
     'manylinux_2_39', 'manylinux_2_35', 'manylinux_2_34', 'manylinux_2_28', 'manylinux_2_27', 'manylinux_2_24',
     'manylinux_2_17', 'manylinux2014', 'manylinux2010', 'manylinux1')]
 
-def folder_bytes(
-    folder:str|Path,
-)->int:
+def folder_bytes(folder:str|Path)->int:
     "Size of all files in a folder"
     return sum(p.stat().st_size for p in Path(folder).rglob('*') if p.is_file())
 

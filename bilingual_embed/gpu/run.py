@@ -16,7 +16,7 @@ from threading import Timer
 
 import torch
 
-from ..core.io import repo_path, write_json
+from ..core.io import repo_path
 from .check import GPU, TOY, run_checks
 
 # %% ../../nbs/95_gpu.run.ipynb #fd1e9e5f
@@ -50,9 +50,7 @@ class Results:
         with self.path.open('a', encoding='utf-8') as f: f.write(_json_line(row))
         (self.folder/'table.md').write_text(table(self.rows), encoding='utf-8')
 
-    def log(self,
-        line:str,
-    ):
+    def log(self, line:str):
         "A line of what a part prints"
         if self.show: print(line, flush=True)
         path = self.folder/'log.txt'
@@ -204,12 +202,7 @@ def _bench_commands(toy):
     stages = [(['stages', f'--scale={scale}', '--repeats=5'], 120) for scale in ('base','small')]
     return [(['machine'], 60), (['rate'], 60), *attention[:2], (['encode'], 90), *stages, *attention[2:]]
 
-def bench_part(
-    results:Results,
-    seconds:float,
-    toy:bool,
-    prepared:Path|None,
-):
+def bench_part(results:Results, seconds:float, toy:bool, prepared:Path|None):
     "Ratios within one run, and shares of the matrix rate"
     end = time.perf_counter()+seconds
     script = str(repo_path('nbs','experiments','bench.py'))
@@ -226,12 +219,7 @@ TOY_STORY = dict(
     scale='sample', source='sample',
     changes='align.steps=2,pretrain.steps=2,pairs.steps=2,multitask.steps=2')
 
-def story_part(
-    results:Results,
-    seconds:float,
-    toy:bool,
-    prepared:Path|None,
-):
+def story_part(results:Results, seconds:float, toy:bool, prepared:Path|None):
     "`run_all` from text to scores"
     run = results.folder.parent/f'{results.folder.name}-story'   # weights of a trial run need not come back
     options = [x for k,v in (TOY_STORY if toy else STORY).items() for x in ('-p', k, v)]
@@ -249,12 +237,7 @@ def _last_scores(run):
     if not rows: return {}
     return {f"{r['task']}": round(float(r['value']), 4) for r in rows if r['run'] == rows[-1]['run']}
 
-def train_part(
-    results:Results,
-    seconds:float,
-    toy:bool,
-    prepared:Path|None,
-):
+def train_part(results:Results, seconds:float, toy:bool, prepared:Path|None):
     "The training that was prepared; its weights come back in parts, however far it came"
     about = prepared/'train.json' if prepared else None
     if about is None or not about.is_file(): return results.log("train: nothing was prepared (gpu.prepare --train)")

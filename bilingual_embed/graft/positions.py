@@ -21,7 +21,7 @@ MEAN_OF = 64 # first positions, whose mean takes the place of all: those that se
 
 def without_positions(
     encoder:Encoder,
-    n_positions:int=MEAN_OF,
+    n_positions:int=MEAN_OF, # whose mean is folded in; 0: none
     max_length:int=8192, # tokens of the longest text to encode, as advice
 )->JinaBertModel: # in eval mode
     "The encoder's weights in a JinaBERT, heads as they stand"
@@ -37,7 +37,7 @@ def without_positions(
     state = encoder.model.state_dict()
     state.pop('embeddings.position_embeddings.weight')
     types = 'embeddings.token_type_embeddings.weight'
-    state[types] = state[types] + encoder.positions[:n_positions].mean(0)
+    if n_positions: state[types] = state[types] + encoder.positions[:n_positions].mean(0)
     unused = {k: torch.zeros_like(v) for k,v in model.state_dict().items() if k.startswith('pooler.')}
     model.load_state_dict(state | unused)
     return model.eval()

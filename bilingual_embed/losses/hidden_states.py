@@ -21,18 +21,18 @@ def state_weights(
     return 1/(v + floor*v.mean())
 
 def hidden_state_loss(
-    states:Sequence[Tensor],  # L of (B,T,D) student
-    targets:Sequence[Tensor], # L of (B,T,D) teacher, of the same layers or of those that the student's stand for
-    mask:Tensor,              # (B,T) True at real tokens
+    states:Sequence[Tensor],  # L of (N,D) student, the states of N real tokens
+    targets:Sequence[Tensor], # L of (N,D) teacher, of the same layers or of those that the student's stand for
     weights:Sequence[Tensor], # L of (D,) from `state_weights`
 )->Tensor: # scalar float32
     "Squared error of all layers' states in units of the features' variance, the mean over layers, tokens and features"
     if not len(states) == len(targets) == len(weights):
         raise ValueError(f"{len(states)} layers of states, {len(targets)} of targets and {len(weights)} of weights "
                          "do not match")
-    real = mask.bool()
-    with torch.autocast(mask.device.type, enabled=False):
-        errors = [((s[real].float()-t[real].float())**2 * w).mean() for s,t,w in zip(states, targets, weights)]
+    if wrong := [(tuple(s.shape), tuple(t.shape)) for s,t in zip(states, targets) if s.shape != t.shape]:
+        raise ValueError("student {} and teacher {} must both be (N,D)".format(*wrong[0]))
+    with torch.autocast(states[0].device.type, enabled=False):
+        errors = [((s.float()-t.float())**2 * w).mean() for s,t,w in zip(states, targets, weights)]
         return torch.stack(errors).mean()
 
 # %% ../../nbs/27_losses.hidden_states.ipynb #318d7b56

@@ -116,7 +116,7 @@ def block_mask_for(
     k:Tensor,        # (1,H,N,d) keys
     slopes:Tensor,   # (H,) from `slopes`
     packing:Packing, # where the texts are; keeps the mask of short texts
-)->'BlockMask':
+)->object: # a BlockMask
     "FlexAttention's block mask: by windows, or one for all layers where all texts are short"
     from torch.nn.attention.flex_attention import BlockMask
     if packing.block_mask is not None: return packing.block_mask
