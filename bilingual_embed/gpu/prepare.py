@@ -143,12 +143,13 @@ def rehearse(
     machine:str|Path,     # list of what the machine has
     folder:str|Path,      # the environment, made anew
     torch:str='torch',    # requirement of the build to use, such as "torch==2.13.0"
+    python:str=sys.executable, # best one of the machine's version, for which its packages exist
 )->int: # exit status of the rehearsal
     "Make an environment with the machine's versions and rehearse there"
     present = read_machine(machine)
     folder = Path(folder)
     shutil.rmtree(folder, ignore_errors=True)
-    subprocess.run([sys.executable, '-m', 'venv', str(folder)], check=True)
+    subprocess.run([python, '-m', 'venv', str(folder)], check=True)
     python = str(folder/('Scripts' if os.name == 'nt' else 'bin')/'python')
     def pip(*args): subprocess.run([python, '-m', 'pip', 'install', '-q', *args], check=True)
 
@@ -178,10 +179,11 @@ def main():
     p.add_argument('--rehearse', metavar='FOLDER',
                    help="make an environment with the machine's versions here and rehearse in it")
     p.add_argument('--torch', default='torch', help="PyTorch's requirement for the rehearsal")
+    p.add_argument('--interpreter', default=sys.executable, help="Python for the rehearsal, best of the machine's version")
     args = p.parse_args()
     try: about = prepare(args.machine, args.out, args.python, args.train, args.carry, args.bring)
     except PrepareError as e: sys.exit(str(e))
     print(f"{len(about['packages'])} packages, {about['bytes']/1e6:.1f} MB in {args.out}")
-    if args.rehearse: sys.exit(rehearse(args.machine, args.rehearse, args.torch))
+    if args.rehearse: sys.exit(rehearse(args.machine, args.rehearse, args.torch, args.interpreter))
 
 if __name__ == '__main__' and '__file__' in globals(): main()

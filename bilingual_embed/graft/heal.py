@@ -99,9 +99,9 @@ class HiddenStateTeacher:
         prompt = self.prompt.expand(len(texts.ids), -1)
         ids = torch.cat([texts.ids[:,:1], prompt, texts.ids[:,1:]], 1)
         mask = torch.cat([texts.mask[:,:1], torch.ones_like(prompt, dtype=torch.bool), texts.mask[:,1:]], 1)
-        if ids.shape[1] > self.max_length:
-            raise EncoderError(f"a text has {ids.shape[1]} tokens with the prompt, and {self.name} reads "
-                               f"{self.max_length}: lower max_tokens")
+        if ids.shape[1] > self.max_length and (longest := mask.sum(1).max().item()) > self.max_length:
+            raise EncoderError(f"a text has {longest} tokens with the prompt, and {self.name} reads {self.max_length}: "
+                               "lower max_tokens")
         packing,states = packed_states(self.model, Tokens(ids, mask), self.no_slopes, self.positions)
         at = packing.positions[:packing.n_real] % packing.T
         own = (at == 0) | (at > n)                            # not a token of the prompt

@@ -6,7 +6,7 @@
 __all__ = ['OPSET', 'export_onnx', 'export_published']
 
 # %% ../../nbs/63_inference.export.ipynb #331a28a8
-import json, logging, os
+import json, logging, os, warnings
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,7 +18,8 @@ from ..data.tokenizer import save_tokenizer
 from .embed import Embedder, load, whole_number
 from .sentence_transformers import save_st_files
 from ..model.alibi import slopes
-from ..model.jina_bert import JinaBertConfig
+from ..model.geglu import to_geglu
+from ..model.jina_bert import JinaBertConfig, JinaBertModel
 from ..model.weights import output_folder, save_weights, write_atomically
 
 # %% ../../nbs/63_inference.export.ipynb #01a98c05
@@ -252,9 +253,23 @@ def _check_publishable(model):
     if model.model.config.second_norm:
         raise ValueError(f"{model.name} has a second norm in each layer, as the published -code model; its loaders "
                          "know other names of weights, and this export writes those of de and es only")
-    kind = type(model.tokenizer.backend_tokenizer.model).__name__
-    if kind != 'BPE':
-        raise ValueError(f"{model.name} has a {kind} tokenizer; the published layout has byte-level BPE")
+
+def _as_geglu(model)->JinaBertModel:
+    "The same function with the published feed-forward"
+    if model.config.feed_forward_type == 'geglu': return model
+    out = JinaBertModel(JinaBertConfig(**model.config.to_dict() | dict(feed_forward_type='geglu')))
+    state = {k: v for k,v in model.state_dict().items() if k in out.state_dict()}
+    for i,layer in enumerate(model.encoder.layer):
+        norm,dense = layer.attention.output.LayerNorm,layer.intermediate.dense
+        made = to_geglu(norm.weight, norm.bias, dense.weight, dense.bias, layer.output.dense.bias)
+        at = f'encoder.layer.{i}'
+        state[f'{at}.attention.output.LayerNorm.bias'] = made.norm_bias
+        state[f'{at}.mlp.gated_layers.weight'] = made.gated_layers
+        state[f'{at}.mlp.wo.weight'] = layer.output.dense.weight
+        state[f'{at}.mlp.wo.bias'] = made.output_bias
+        state |= {f'{at}.mlp.layernorm.{k}': v for k,v in layer.output.LayerNorm.state_dict().items()}
+    out.load_state_dict(state)
+    return out.eval()
 
 def export_published(
     model:Embedder|str|Path, # or its folder
@@ -267,11 +282,12 @@ def export_published(
     if _is_own_folder(out, model): raise ValueError(f"{out} is the model's own folder; export into another one")
     _check_publishable(model)
     dtype = torch.float16 if half else torch.float32
-    state = {k: v.detach().to('cpu', dtype).contiguous() for k,v in model.model.state_dict().items()}
+    with torch.no_grad(): published_model = _as_geglu(model.model)
+    state = {k: v.detach().to('cpu', dtype).contiguous() for k,v in published_model.state_dict().items()}
     if half and (too_large := [k for k,v in state.items() if not v.isfinite().all()]):
         raise ValueError(f"{too_large[0]} has values that float16 cannot hold; export without half")
 
-    config = model.model.config
+    config = published_model.config
     tok = model.tokenizer
     # for llama.cpp, since tokenizer.json has no list of them (of `<s>` in a text it would make the special token)
     ids = {f'{n}_token_id': getattr(tok, f'{n}_token_id') for n in ('bos','eos','unk','sep','pad','cls','mask')}
@@ -281,8 +297,13 @@ def export_published(
     output_folder(out)
     write_atomically(out/'model.safetensors', lambda p: save_weights(p, state, format='pt'))
     _write_side_files(out, model, _published_config(config) | published)
-    path = out/'tokenizer_config.json'
-    roberta = dict(tokenizer_class='RobertaTokenizer', add_prefix_space=False, trim_offsets=True)
-    _write_json(path, _read_json(path) | roberta)
-    tok.backend_tokenizer.model.save(str(out))     # vocab.json, merges.txt
+    kind = type(tok.backend_tokenizer.model).__name__
+    if kind == 'BPE':
+        path = out/'tokenizer_config.json'
+        roberta = dict(tokenizer_class='RobertaTokenizer', add_prefix_space=False, trim_offsets=True)
+        _write_json(path, _read_json(path) | roberta)
+        tok.backend_tokenizer.model.save(str(out))     # vocab.json, merges.txt
+    else:
+        warnings.warn(f"{model.name} has a {kind} tokenizer, and llama.cpp's converter reads byte-level BPE alone; the "
+                      "folder is for readers of tokenizer.json, such as text-embeddings-inference", stacklevel=2)
     return out
