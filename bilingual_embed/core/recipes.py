@@ -59,7 +59,7 @@ class StageRecipe:
     mini_batch_tokens:int             # padded tokens a process computes at once; larger batches go piecewise (GradCache)
     gradient_accumulation_steps:int   # micro-batches of batch_size rows per step; contrastive losses see one at a time
     weights:tuple[tuple[str,float],...] # chance of each task kind to fill a batch; only ratios matter
-    matryoshka_dims:tuple[int,...]    # the losses are taken of so many first coordinates as well, so that vectors can be cut
+    matryoshka_dims:tuple[int,...]    # losses are taken of so many first coordinates too, so that vectors can be cut
     betas:tuple[float,float]          # of AdamW
     eps:float                         # of AdamW
     weight_decay:float                # not applied to biases, LayerNorms and the embeddings' LayerNorm
@@ -398,6 +398,8 @@ def _values(scale, langs, source='auto')->dict[str,dict[str,tuple]]: # part -> f
     return out
 
 # %% ../../nbs/33_core.recipes.ipynb #ff2a50db
+_OF_NUMBERS = 'betas','matryoshka_dims' # fields that hold several numbers
+
 def _is_number(x): # finite, and no whole number so large that a float would round it
     return math.isfinite(x) if isinstance(x, float) else type(x) is int and abs(x) < 2**53
 
@@ -412,7 +414,9 @@ def _like(key, value, old): # an override in the type of the value that it repla
     elif isinstance(old, int):   ok = _is_number(value) and value == int(value) and abs(value) < 2**53
     elif isinstance(old, float): ok = _is_number(value)
     elif isinstance(old, str):   ok = isinstance(value, str)
-    else:                        ok = several and all(map(_is_number if key.endswith(('betas','_dims')) else _is_weight, value))
+    else:
+        is_entry = _is_number if key.endswith(_OF_NUMBERS) else _is_weight
+        ok = several and all(map(is_entry, value))
 
     if not ok: raise ValueError(f"recipe override {key}={value!r:.100} should be {type(old).__name__} like {old!r}")
     if several: return tuple(tuple(x) if isinstance(x, list) else x for x in value)
@@ -491,7 +495,7 @@ def recipe_json(r:Recipe)->str: # readable, one field a line
 
 def _part_from_json(cls, d): # JSON knows lists only
     d = dict(d)
-    for name in {'betas','matryoshka_dims'} & d.keys(): d[name] = tuple(d[name])
+    for name in d.keys() & {*_OF_NUMBERS}: d[name] = tuple(d[name])
     if 'weights' in d: d['weights'] = tuple((kind,weight) for kind,weight in d['weights'])
     return cls(**d)
 

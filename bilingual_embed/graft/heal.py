@@ -28,13 +28,10 @@ def packed_states(
     positions:Tensor|None=None, # (P,D) added to the words, first position first; None: no positions
 )->tuple[Packing,list[Tensor]]: # where the N tokens are; L+1 of (N,D), the embeddings first
     "Hidden states of the real tokens, one text after another"
-    like = texts.ids
-    packing = packing_for(texts.mask, like) or Packing(texts.mask)
-    words = model.embeddings.word_embeddings(packing.pack(texts.ids)) + model.embeddings.token_type_embeddings.weight[0]
-    if positions is not None:
-        at = packing.positions % packing.T                   # a filled token, if there is one, is anywhere
-        words = words + positions[at]
-    x = model.embeddings.dropout(model.embeddings.LayerNorm(words))
+    packing = packing_for(texts.mask, texts.ids) or Packing(texts.mask)
+    words = model.embeddings.word_embeddings(packing.pack(texts.ids))
+    if positions is not None: words = words + positions[packing.positions % packing.T]   # of a filled token: any
+    x = model.embeddings(None, None, words)
     states = [x]
     for layer in model.encoder.layer:
         x = layer(x, m, texts.mask, packing, False)

@@ -81,10 +81,10 @@ def healing_texts(
                 for s in sentences(line):
                     if 15 <= len(s) <= 250: short.offer(s, s)
             for passage in passages_of(text): long.offer(passage, passage)
-        for t in corpus.tables:
+        for t in (t for t in corpus.tables if t.kind == 'pair'):
             codes = t.lang.split('-')
-            for field,code in (('query',codes[0]), ('target',codes[-1])):
-                if t.kind != 'pair' or code != lang: continue
+            fields = [field for field,code in (('query',codes[0]), ('target',codes[-1])) if code == lang]
+            for field in fields:
                 for s in t.column(field):
                     if len(s) <= 250: short.offer(s, s)
                     else:
@@ -123,6 +123,9 @@ def _fingerprint(encoder, texts, langs, vocab_size):
     for text,lang in texts: h.update(f'{lang}\t{text}\n'.encode())
     return h.hexdigest()[:16]
 
+def _spread(texts, n): # about n texts, at equal steps
+    return [t for t,_ in texts[::max(1, len(texts)//n)]]
+
 def _start(encoder, texts, folder, pairs, vocab_size, fingerprint, log):
     "Fewer tokens, ALiBi: the model to heal, in a folder of its own; the teacher with the same tokens"
     note = folder/'graft.json'
@@ -134,12 +137,11 @@ def _start(encoder, texts, folder, pairs, vocab_size, fingerprint, log):
         return trim_encoder(encoder, made['keep'])
 
     counts = count_tokens(encoder.tokenizer, texts)
-    kept = {'-'.join(p): choose_tokens(encoder.tokenizer, counts, vocab_size, p) for p in pairs}
-    keep = complete(encoder.tokenizer, set().union(*kept.values()))
+    kept = [choose_tokens(encoder.tokenizer, counts, vocab_size, p) for p in pairs]
+    keep = complete(encoder.tokenizer, set().union(*kept))
     log(f"{len(keep):,} of {encoder.model.config.vocab_size:,} tokens stay")
     trimmed = trim_encoder(encoder, keep)
-    some = [t for t,_ in texts[::max(1, len(texts)//599)]]
-    model,report = to_alibi(trimmed, calibration_batches(trimmed.tokenizer, some))
+    model,report = to_alibi(trimmed, calibration_batches(trimmed.tokenizer, _spread(texts, 599)))
     before,after = (sum(r[k] for r in report)/len(report) for k in ('before','after'))
     log(f"heads at their best slopes: {after:.2f} nats from the encoder's attention, {before:.2f} as they stand")
     save_st(folder, model, trimmed.tokenizer, max_length=8192)
@@ -164,11 +166,10 @@ def graft(
     teacher = _start(encoder, texts, out/'start', pairs, vocab_size, fingerprint, log)
     model = load_model(out/'start')
     if stage.steps:
-        some = [t for t,_ in texts[::max(1, len(texts)//400)]]
         room = teacher.max_length - len(teacher.tokenizer(teacher.prompt)['input_ids'])
         stage = replace(stage, max_tokens=min(stage.max_tokens, room))
         fingerprint = hashlib.sha256(f'{fingerprint} {stage}'.encode()).hexdigest()[:16]
         train(model, [healing_task(texts)], teacher.tokenizer, stage, out/'healing', 'heal', seed, fingerprint,
-              depth='layers', progress=progress, teacher=HiddenStateTeacher(teacher, some))
+              depth='layers', progress=progress, teacher=HiddenStateTeacher(teacher, _spread(texts, 400)))
     save_st(out, model, teacher.tokenizer, max_length=8192)
     return out

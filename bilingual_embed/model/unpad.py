@@ -79,8 +79,8 @@ class Packing:
 # %% ../../nbs/14_model.unpad.ipynb #36ab8837
 def block_plan(
     packing:Packing, # of N tokens, a multiple of `FLEX_BLOCK`
-    reach:Tensor|None, # (1,H,N) from `reach`; None: all tokens of a text, for all heads at once
-)->tuple[Tensor,Tensor]: # (H,n,n) bool (H is 1 without reach), n = N/FLEX_BLOCK: pairs of blocks that count with a mask inside, and without
+    reach:Tensor|None, # (1,H,N) from `reach`; None: all tokens of a text, and H is 1 for all heads at once
+)->tuple[Tensor,Tensor]: # (H,n,n) bool, n = N/FLEX_BLOCK: pairs of blocks that count with a mask inside, and without
     "Which blocks of keys each block of queries reads"
     N = len(packing.positions)
     n = N//FLEX_BLOCK

