@@ -362,7 +362,7 @@ def _train(a):
     option('--langs', default='en-de', help='language pair (default: en-de)'),
     option('--source', default='', help="as in train: auto, sample, debian, hub, or a folder of text (default: auto)"),
     option('--vocabulary', type=int, default=35_000, help='tokens that stay (default: 35000)'),
-    option('--steps', type=int, default=6000, help='of healing, 16 texts each (default: 6000)'),
+    option('--steps', type=int, default=2400, help='of healing, 16 texts each (default: 2400)'),
     option('--out', required=True, help='folder of the model; the same command continues what was stopped'),
     option('--evals', default='', help='folders of evaluation sets, whose text is left out, comma-separated'),
     option('--cache', default='', help='folder for clean text (default: data/cache)'),

@@ -96,7 +96,7 @@ def healing_texts(
 VOCABULARY = 35_000 # tokens of a pair of languages; ours: nearly all that they use, 13 M parameters at width 384
 
 HEAL = StageRecipe( # ours: from a trial on 0.4 M tokens, and longer
-    steps=6000, batch_size=16, max_tokens=256, lr=3e-4, warmup_steps=60, betas=(.9,.98), eps=1e-6, weight_decay=.01,
+    steps=2400, batch_size=16, max_tokens=256, lr=3e-4, warmup_steps=60, betas=(.9,.98), eps=1e-6, weight_decay=.01,
     max_grad_norm=1., precision='bf16', save_steps=200, weights=(('healing',1.),), mini_batch_tokens=2**20,
     gradient_accumulation_steps=1, temperature=.05, mlm_probability=.3, negatives=0, matryoshka_dims=())
 
