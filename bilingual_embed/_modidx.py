@@ -1890,6 +1890,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                          'bilingual_embed/inference/embed.py'),
                                                  'bilingual_embed.inference.embed._is_model': ( 'inference.embed.html#_is_model',
                                                                                                 'bilingual_embed/inference/embed.py'),
+                                                 'bilingual_embed.inference.embed._model_names': ( 'inference.embed.html#_model_names',
+                                                                                                   'bilingual_embed/inference/embed.py'),
                                                  'bilingual_embed.inference.embed._no_folder': ( 'inference.embed.html#_no_folder',
                                                                                                  'bilingual_embed/inference/embed.py'),
                                                  'bilingual_embed.inference.embed._no_model': ( 'inference.embed.html#_no_model',

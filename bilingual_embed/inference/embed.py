@@ -11,6 +11,7 @@ __all__ = ['CHARS_PER_TOKEN', 'QUERY_PROMPTS', 'DOCUMENT_PROMPTS', 'BLOCK_TEXTS'
 import hashlib, json, os, re, threading, warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
+from itertools import combinations
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
@@ -504,13 +505,17 @@ class Embedder:
 # %% ../../nbs/61_inference.embed.ipynb #68ecd4ac
 def _is_model(p): return (p/'config.json').is_file() and bool(_weights_files(p))
 
+def _model_names(folder): # en-de-es is the model of each pair of its languages, too
+    return ['-'.join(pair) for pair in combinations(folder.name.split('-'), 2)] + [folder.name]
+
 def shipped()->dict[str,Path]: # name -> folder
     "The models that ship with the library: beside the code of an installation, in `data/models` of a checkout"
     places = []
     with suppress(FileNotFoundError): places.append(repo_path('data','models'))   # an installation has no checkout
     if '__file__' in globals(): places.append(Path(__file__).parents[1]/'models')
-    folders = [p for at in places if at.is_dir() for p in sorted(at.iterdir())]
-    return {p.name: p for p in folders if p.is_dir() and _is_model(p)}
+    folders = [p for at in places if at.is_dir() for p in sorted(at.iterdir()) if p.is_dir() and _is_model(p)]
+    by_pair = {name: p for p in folders for name in _model_names(p)}
+    return by_pair | {p.name: p for p in folders}
 
 def _no_folder(folder, known):
     if folder.is_file(): return f"{folder} is a file; pass the folder it is in"

