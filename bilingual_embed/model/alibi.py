@@ -44,7 +44,7 @@ def alibi_bias(
 )->Tensor:        # (H,T,T) float32: 0 on the diagonal, below 0 elsewhere; 3.2 GB at H=12, T=8192
     "ALiBi penalty for attention scores; for short texts, and to look at"
     if n_tokens < 1: raise ValueError(f"n_tokens must be at least 1, got {n_tokens}")
-    i = torch.arange(n_tokens)                       # (T,)
+    i = torch.arange(n_tokens, dtype=torch.int32)    # (T,)
     return bias_at(slopes(n_heads, asymmetry), i-i[:,None])
 
 # %% ../../nbs/11_model.alibi.ipynb #7b806fa1

@@ -124,7 +124,7 @@ def eager_attention(
 )->tuple[Tensor,Tensor]:   # (B,H,T,d) as from `alibi_attention`; (B,H,T,T) the weights before dropout, rows sum to 1
     "Softmax attention with ALiBi, all weights at once"
     q,k,v = to_autocast_dtype(q, k, v)
-    place = torch.arange(q.shape[2], device=q.device)
+    place = torch.arange(q.shape[2], dtype=torch.int32, device=q.device)
     bias = bias_at(slopes.to(q.device), place-place[:,None])                       # (H,T,T) float32
     scores = q@k.mT*q.shape[-1]**-.5 + bias.to(q.dtype)
     if mask is not None: scores = scores.masked_fill(~mask[:,None,None], _masked_score(q.dtype))

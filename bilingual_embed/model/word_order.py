@@ -10,7 +10,6 @@ import random
 from collections.abc import Sequence
 from functools import partial
 import numpy as np, torch, torch.nn.functional as F
-from torch import Tensor
 from .jina_bert import embed
 
 # %% ../../nbs/17_model.word_order.ipynb #eecf43ac
