@@ -55,6 +55,10 @@ def _positive(s):
     if (n := int(s)) < 1: raise argparse.ArgumentTypeError(f"{s} is not at least 1")
     return n
 
+def _asymmetry(s):
+    if not 1 <= (r := float(s)) <= 1000: raise argparse.ArgumentTypeError(f"{s} is not from 1 to 1000")
+    return r
+
 def _separator(s):
     s = '\t' if s == '\\t' else s
     if len(s) != 1 or s in '\r\n"':
@@ -363,6 +367,9 @@ def _train(a):
     option('--source', default='', help="as in train: auto, sample, debian, hub, or a folder of text (default: auto)"),
     option('--vocabulary', type=int, default=35_000, help='tokens that stay (default: 35000)'),
     option('--steps', type=int, default=2400, help='of healing, 16 texts each (default: 2400)'),
+    option('--asymmetry', type=_asymmetry, default=1., metavar='R',
+           help="heads that look left and heads that look right: a head's one side is R times as steep as its other; such "
+                'a model has no published layout (default: 1, the published form)'),
     option('--out', required=True, help='folder of the model; the same command continues what was stopped'),
     option('--evals', default='', help='folders of evaluation sets, whose text is left out, comma-separated'),
     option('--cache', default='', help='folder for clean text (default: data/cache)'),
@@ -379,7 +386,8 @@ def _graft(a):
     recipe = story_recipe('cpu', a.langs, a.seed, a.source)
     corpus = load_corpus(recipe, folders(a.evals), a.cache or None)
     texts = [(t, lang) for lang in recipe.langs for kind in healing_texts([corpus], lang) for t in kind]
-    folder = graft(encoder, texts, a.out, [recipe.langs], a.vocabulary, replace(HEAL, steps=a.steps), recipe.seed)
+    stage = replace(HEAL, steps=a.steps)
+    folder = graft(encoder, texts, a.out, [recipe.langs], a.vocabulary, stage, recipe.seed, asymmetry=a.asymmetry)
     print(f"the model is in {folder}; train it further with: bilingual-embed train --start {folder}")
 
 @command('plan', 'parameters, operations, memory and hours of a recipe, before it is run', [

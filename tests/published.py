@@ -80,7 +80,7 @@ def slopes(H): # of the published ALiBi: powers of 2^(-8/n) for n the power of t
     while 2*n <= H: n *= 2
     return [2.**(-8*(i+1)/n) for i in range(n)] + [2.**(-8*(2*i+1)/(2*n)) for i in range(H-n)]
 
-def reference(w, layout, sizes, ids): # (T,) ids of one text -> (T,D) float64
+def reference(w, layout, sizes, ids, asymmetry=1.): # (T,) ids of one text -> (T,D) float64
     w = {k: v.double() for k,v in w.items()}
     _,D,L,H,I = sizes.values()
     T,d = len(ids),D//H
@@ -97,10 +97,13 @@ def reference(w, layout, sizes, ids): # (T,) ids of one text -> (T,D) float64
         if layout in ('es','code'): q,k = norm(q, at+'layer_norm_q'),norm(k, at+'layer_norm_k')
         out = torch.empty(T, D, dtype=torch.float64)
         for r in torch.arange(T).split(128):               # some queries at a time: less memory, same numbers
-            distance = (position[r][:,None]-position).abs()
+            to_left = (position[r][:,None]-position).clamp(min=0)
+            to_right = (position-position[r][:,None]).clamp(min=0)
             for h,m in enumerate(slopes(H)):
                 s = slice(h*d, (h+1)*d)
-                out[r,s] = torch.softmax(q[r,s]@k[:,s].T/math.sqrt(d) - m*distance, 1)@v[:,s]
+                steeper = asymmetry**(.5 if h%2 else -.5)  # not published: heads 1, 3, 5, ... look left
+                penalty = m*steeper*to_left + m/steeper*to_right
+                out[r,s] = torch.softmax(q[r,s]@k[:,s].T/math.sqrt(d) - penalty, 1)@v[:,s]
         return out
 
     words,segment = w['embeddings.word_embeddings.weight'],w['embeddings.token_type_embeddings.weight'][0]

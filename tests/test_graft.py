@@ -95,12 +95,12 @@ def test_the_whole_way(encoder, tmp_path, cache, capsys):
 
 def test_a_start_for_training(encoder, tmp_path, cache):
     out = tmp_path/'grafted'
-    assert graft(encoder, out, cache, '--steps', '2') == 0
+    assert graft(encoder, out, cache, '--steps', '2', '--asymmetry', '2') == 0
     changes = 'pairs.steps=2,pairs.batch_size=8,multitask.steps=2,multitask.batch_size=8,pairs.matryoshka_dims=(8,16)'
     assert main(['train', '--start', str(out), '--scale', 'sample', '--out', str(tmp_path/'run'), '--cache', str(cache),
                  '--changes', changes, '--no-scores']) == 0
     tuned = load(tmp_path/'run'/'multitask', device='cpu')
-    assert tuned.model.config.feed_forward_type == 'original'
+    assert tuned.model.config.feed_forward_type == 'original' and tuned.model.config.alibi_asymmetry == 2
     assert not np.allclose(tuned.encode(['Boot']), load(out, device='cpu').encode(['Boot']), atol=1e-4)
 
 def test_refused_before_work(encoder, tmp_path, cache, capsys):
@@ -109,6 +109,8 @@ def test_refused_before_work(encoder, tmp_path, cache, capsys):
         assert message in capsys.readouterr().err
         assert not (tmp_path/'out'/'start'/'config.json').exists()
     refused('is too small', '--vocabulary', '50')
+    with pytest.raises(SystemExit): graft(encoder, tmp_path/'out', cache, '--asymmetry', '.5')
+    assert '.5 is not from 1 to 1000' in capsys.readouterr().err
     path = encoder/'config.json'
     config = path.read_text()
     try:

@@ -1,9 +1,8 @@
 "What a symmetric penalty cannot see, for any small model and any padding; and the probes of word order"
 import numpy as np, pytest, torch
 from hypothesis import given, strategies as st
-from bilingual_embed.model.alibi import alibi_bias
 from bilingual_embed.model.jina_bert import JinaBertConfig, JinaBertModel
-from bilingual_embed.model.word_order import reversed_cosine, shuffled_cosine, two_sided_bias, two_sided_slopes
+from bilingual_embed.model.word_order import reversed_cosine, shuffled_cosine
 
 TEXTS = ["The lighthouse keeper wrote the weather into a book every evening.",
          "Der Hafenmeister zählte sie und strich ihre Namen auf seiner Liste durch."]
@@ -53,21 +52,3 @@ def test_texts_that_are_no_list(embedder):
         with pytest.raises(ValueError, match='pass a list of texts'): probe(embedder, 'one text')
         with pytest.raises(ValueError, match='no texts'): probe(embedder, iter([]))
         np.testing.assert_array_equal(probe(embedder, iter(TEXTS)), probe(embedder, TEXTS))
-
-@pytest.mark.parametrize('n_heads', [1,2,3,12])
-@pytest.mark.parametrize('ratio', [.25,1.,8.])
-def test_two_slopes_by_their_formula(n_heads, ratio):
-    left,right = two_sided_slopes(n_heads, ratio)
-    b = two_sided_bias(left, right, 7)
-    for h in range(n_heads):
-        for i in range(7):
-            for j in range(7):
-                want = -left[h]*(i-j) if j < i else -right[h]*(j-i)
-                assert b[h,i,j] == want
-    steeper = torch.maximum(left, right)/torch.minimum(left, right)
-    torch.testing.assert_close(steeper, torch.full((n_heads,), max(ratio, 1/ratio)))
-    assert torch.equal(b, alibi_bias(n_heads, 7)) == (ratio == 1)
-
-@pytest.mark.parametrize('ratio', [0., -1., float('inf'), float('nan')])
-def test_a_ratio_that_is_none(ratio):
-    with pytest.raises(ValueError, match='ratio is .*; it must be above 0 and finite'): two_sided_slopes(4, ratio)

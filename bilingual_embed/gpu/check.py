@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['GPU', 'TOY', 'BOUNDS', 'CHECKS', 'Sizes', 'relative_error', 'compared', 'uncompiled', 'mask_of', 'packed_lengths',
-           'dense_attention', 'check_plan', 'check_attention', 'small_model', 'random_texts', 'gradients',
-           'check_model', 'check_dropout', 'made_pairs', 'made_training', 'losses', 'check_gradcache', 'check_overflow',
-           'check_resume', 'check_encode', 'compiled_graphs', 'captured', 'check_compilations', 'run_checks']
+           'dense_attention', 'check_plan', 'check_attention', 'check_sides', 'small_model', 'random_texts',
+           'gradients', 'check_model', 'check_dropout', 'made_pairs', 'made_training', 'losses', 'check_gradcache',
+           'check_overflow', 'check_resume', 'check_encode', 'compiled_graphs', 'captured', 'check_compilations',
+           'run_checks']
 
 # %% ../../nbs/94_gpu.check.ipynb #6c29a36e
 import math, tempfile, time
@@ -19,7 +20,7 @@ from unittest import mock
 import numpy as np, torch
 from torch import Tensor
 
-from ..model.alibi import slopes
+from ..model.alibi import bias_at, slopes
 from ..model.jina_bert import JinaBertConfig, JinaBertModel, embed
 from ..model import unpad
 from ..model.unpad import FLEX_BLOCK, ONE_PLAN, Packing, block_plan, packed_flex_attention
@@ -93,30 +94,33 @@ def dense_attention(
     v:Tensor,    # (1,H,N,d) values
     text:Tensor, # (N,) the number of each token's text
     allowed:Tensor|None=None, # (H,N,N) bool, scores that count; None: all within a text
+    asymmetry:float=1., # of ALiBi
 )->Tensor:       # (1,H,N,d)
     "ALiBi attention of packed texts by the formula, every score computed"
     H,N,d = q.shape[1:]
     at = torch.arange(N)
-    distance = (at[:,None]-at).abs()
-    scores = q@k.mT*d**-.5 - slopes(H).to(q.dtype)[:,None,None]*distance
+    scores = q@k.mT*d**-.5 + bias_at(slopes(H, asymmetry).to(q.dtype), at-at[:,None])
     scores = scores.masked_fill(text[:,None] != text, -math.inf)
     if allowed is not None: scores = scores.masked_fill(~allowed, -math.inf)
     return scores.softmax(-1)@v
 
 def check_plan(device:torch.device, sizes:Sizes)->Iterator[dict]:
     "The blocks that the plan leaves out hold nothing that counts: the formula with and without them"
+    yield from _compare_plan(device, sizes)
+
+def _compare_plan(device, sizes, asymmetry=1., what=''):
     packing = packed_lengths(sizes.lengths, device)
     N,H = len(packing.positions),sizes.heads
     generator = torch.Generator().manual_seed(0)
     q,k,v = (torch.randn(1, H, N, sizes.head_dim, generator=generator) for _ in range(3))
-    partial,whole = block_plan(packing, reach(q.to(device), k.to(device), slopes(H)))
+    partial,whole = block_plan(packing, reach(q.to(device), k.to(device), slopes(H, asymmetry)))
     blocks = (partial|whole).cpu()
     allowed = blocks.repeat_interleave(FLEX_BLOCK, 1).repeat_interleave(FLEX_BLOCK, 2)
     text = packing.texts[0].cpu()
     q,k,v = q.double(),k.double(),v.double()
-    got,want = (dense_attention(q, k, v, text, a) for a in (allowed, None))
+    got,want = (dense_attention(q, k, v, text, a, asymmetry) for a in (allowed, None))
     share = blocks.double().mean().item()
-    yield compared(f'output from {share:.0%} of the blocks', relative_error(got, want), 1e-6)
+    yield compared(f'output from {share:.0%} of the blocks{what}', relative_error(got, want), 1e-6)
 
 def check_attention(device:torch.device, sizes:Sizes)->Iterator[dict]:
     "FlexAttention of packed texts, forward and backward, in three types: by windows, and short texts by one plan"
@@ -124,19 +128,25 @@ def check_attention(device:torch.device, sizes:Sizes)->Iterator[dict]:
     short = tuple(min(n, ONE_PLAN) for n in sizes.lengths)
     if short != sizes.lengths: yield from _compare_attention(device, sizes, short, ', short texts')
 
-def _compare_attention(device, sizes, lengths, what=''):
+def check_sides(device:torch.device, sizes:Sizes)->Iterator[dict]:
+    "The plan and FlexAttention with a slope for each side"
+    how = dict(asymmetry=4., what=', two slopes')
+    yield from _compare_plan(device, sizes, **how)
+    yield from _compare_attention(device, sizes, sizes.lengths, **how)
+
+def _compare_attention(device, sizes, lengths, what='', asymmetry=1.):
     packing = packed_lengths(lengths, device)
     n = packing.n_real
     generator = torch.Generator().manual_seed(0)
     def random(): return torch.randn(1, sizes.heads, n, sizes.head_dim, generator=generator, dtype=torch.float64)
     inputs = [random().requires_grad_() for _ in range(3)]
     direction = random()                                   # of the gradient that comes back
-    want = dense_attention(*inputs, packing.texts[0][:n].cpu())
+    want = dense_attention(*inputs, packing.texts[0][:n].cpu(), asymmetry=asymmetry)
     want.backward(direction)
     wanted = want.detach(),*(x.grad for x in inputs)
 
     fill = (0, 0, 0, len(packing.positions)-n)             # tokens of no text, at the end
-    m = slopes(sizes.heads)
+    m = slopes(sizes.heads, asymmetry)
     for dtype,bound in BOUNDS.items():
         q,k,v,come_back = (torch.nn.functional.pad(x.detach(), fill).to(device, dtype) for x in (*inputs, direction))
         for x in (q, k, v): x.requires_grad_()
@@ -359,7 +369,7 @@ def check_compilations(device:torch.device, sizes:Sizes)->Iterator[dict]:
 # %% ../../nbs/94_gpu.check.ipynb #3098d390
 CHECKS = dict(plan=check_plan, attention=check_attention, model=check_model, encode=check_encode,
               compilations=check_compilations, gradcache=check_gradcache, overflow=check_overflow, resume=check_resume,
-              dropout=check_dropout)
+              dropout=check_dropout, sides=check_sides)
 
 def run_checks(
     device:torch.device,

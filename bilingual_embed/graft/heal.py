@@ -24,7 +24,7 @@ from ..model.unpad import Packing, packing_for
 def packed_states(
     model:JinaBertModel,
     texts:Tokens,            # (B,T), padded on the right
-    m:Tensor,                # (H,) slopes
+    m:Tensor,                # (H,) or (2,H) slopes
     positions:Tensor|None=None, # (P,D) added to the words, first position first; None: no positions
 )->tuple[Packing,list[Tensor]]: # where the N tokens are; L+1 of (N,D), the embeddings first
     "Hidden states of the real tokens, one text after another"
@@ -110,7 +110,8 @@ class HiddenStateTeacher:
     )->Tensor: # scalar
         "How far the model is from the teacher on these texts: states plus text vectors"
         pooled,targets = self.targets(texts)
-        packing,states = packed_states(model, texts, slopes(model.config.num_attention_heads))
+        m = slopes(model.config.num_attention_heads, model.config.alibi_asymmetry)
+        packing,states = packed_states(model, texts, m)
         loss = hidden_state_loss(states[1:], targets, self.weights)
         return loss + pooled_loss(pool_packed(states[-1], packing), pooled, self.mean)
 

@@ -13,7 +13,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from .encoder import Encoder, EncoderError
-from ..model.alibi import slopes
+from ..model.alibi import bias_at, slopes
 from ..model.jina_bert import JinaBertConfig, JinaBertModel
 
 # %% ../../nbs/78_graft.positions.ipynb #86054fa2
@@ -23,6 +23,7 @@ def without_positions(
     encoder:Encoder,
     n_positions:int=MEAN_OF, # whose mean is folded in; 0: none
     max_length:int=8192, # tokens of the longest text to encode, as advice
+    asymmetry:float=1.,  # of ALiBi; 1: as published
 )->JinaBertModel: # in eval mode
     "The encoder's weights in a JinaBERT, heads as they stand"
     c = encoder.model.config
@@ -31,7 +32,7 @@ def without_positions(
                             type_vocab_size=c.type_vocab_size, layer_norm_eps=c.layer_norm_eps,
                             initializer_range=c.initializer_range,
                             hidden_dropout_prob=0., attention_probs_dropout_prob=0., feed_forward_type='original',
-                            max_position_embeddings=max_length,
+                            max_position_embeddings=max_length, alibi_asymmetry=float(asymmetry),
                             pad_token_id=encoder.tokenizer.pad_token_id)
     model = JinaBertModel(config)
     state = encoder.model.state_dict()
@@ -46,14 +47,12 @@ def without_positions(
 def assignment_costs(
     attention:Tensor, # (B,H,T,T) what each query gives to each key, with positions; rows sum to 1
     scores:Tensor,    # (B,H,T,T) without positions, before the softmax
-    m:Tensor,         # (H,) slopes
+    m:Tensor,         # (H,) or (2,H) slopes
 )->Tensor: # (H,H) KL divergence of head h with slope j, summed over queries
     "How much each slope would change each head"
-    T = attention.shape[-1]
-    i = torch.arange(T)
-    distance = (i[:,None]-i).abs()
+    i = torch.arange(attention.shape[-1])
     entropy = -(attention*attention.clamp_min(1e-9).log()).sum((0, 2, 3))                              # (H,)
-    cross = [-(attention*(scores - s*distance).log_softmax(-1)).sum((0, 2, 3)) for s in m]
+    cross = [-(attention*(scores + bias).log_softmax(-1)).sum((0, 2, 3)) for bias in bias_at(m, i-i[:,None])]
     return torch.stack(cross, 1) - entropy[:,None]
 
 def best_order(
@@ -104,15 +103,16 @@ def calibration_batches(
 def to_alibi(
     encoder:Encoder,
     batches:Sequence[Tensor], # from `calibration_batches`
+    asymmetry:float=1.,       # of ALiBi: above 1, heads are assigned to slopes that look left and slopes that look right
     **options,                # of `without_positions`
 )->tuple[JinaBertModel,list[dict]]: # and for each layer: order, KL a head and query before and after
     "JinaBERT with the encoder's weights, each head at the slope that fits it best"
     longest = max(b.shape[1] for b in batches)
     if longest > encoder.max_length:
         raise EncoderError(f"a text has {longest} tokens and {encoder.name} reads {encoder.max_length}")
-    model = without_positions(encoder, **options)
+    model = without_positions(encoder, asymmetry=asymmetry, **options)
     H = model.config.num_attention_heads
-    m = slopes(H)
+    m = slopes(H, asymmetry)
     theirs = [encoder(b, torch.ones_like(b)).hidden_states for b in batches]
     ours = [model.embeddings(b, None, None) for b in batches]
     n = sum(b.numel() for b in batches)*H

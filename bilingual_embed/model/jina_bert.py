@@ -45,6 +45,7 @@ class JinaBertConfig(PretrainedConfig):
     hidden_act: str = 'gelu'              # this and the next two have one allowed value
     emb_pooler: str = 'mean'              # over a text's tokens, special ones included
     position_embedding_type: str = 'alibi' # a penalty on distance, no vectors
+    alibi_asymmetry: float = 1.           # above 1: a head's one side is so many times as steep as its other; none published
     qk_norm: bool = False                 # Spanish, code models: LayerNorm over all D features of queries and of keys
     second_norm: bool = False             # code: a second residual around attention, with a LayerNorm of its own
     pad_token_id: int | None = None       # the tokenizer's, set when a model is made; see "Embeddings"
@@ -64,6 +65,10 @@ def _check_config(c):
         value = getattr(c, name)
         if type(value) not in (int, float) or not 0 <= value <= 1:
             raise ValueError(f"{name} is {value!r:.40}, not a number from 0 to 1")
+
+    r = c.alibi_asymmetry
+    if type(r) not in (int, float) or not 1 <= r <= 1000:
+        raise ValueError(f"alibi_asymmetry is {r!r:.40}, not a number from 1 to 1000")
 
     for name in ('qk_norm', 'second_norm', 'tie_word_embeddings'):
         value = getattr(c, name)
@@ -313,7 +318,8 @@ class JinaBertModel(JinaBertPreTrainedModel):
         def pack(x): return x if x is None or packing is None else packing.pack(x)
 
         x = self.embeddings(pack(input_ids), pack(token_type_ids), pack(inputs_embeds))
-        m = slopes(self.config.num_attention_heads)   # (H,) made at every call: from_pretrained would lose a buffer
+        # made at every call: from_pretrained would lose a buffer
+        m = slopes(self.config.num_attention_heads, self.config.alibi_asymmetry)   # (H,) or (2,H)
         x = self.encoder(x, m, mask, packing, eager)
         if packing is not None: x = packing.to(x.device).unpack(x)
         return BaseModelOutput(last_hidden_state=x)

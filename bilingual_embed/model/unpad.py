@@ -79,22 +79,23 @@ class Packing:
 # %% ../../nbs/14_model.unpad.ipynb #36ab8837
 def block_plan(
     packing:Packing, # of N tokens, a multiple of `FLEX_BLOCK`
-    reach:Tensor|None, # (1,H,N) from `reach`; None: all tokens of a text, and H is 1 for all heads at once
+    reach:Tensor|None, # (1,H,N) or (2,1,H,N) from `reach`; None: all tokens of a text, and H is 1 for all heads at once
 )->tuple[Tensor,Tensor]: # (H,n,n) bool, n = N/FLEX_BLOCK: pairs of blocks that count with a mask inside, and without
     "Which blocks of keys each block of queries reads"
     N = len(packing.positions)
     n = N//FLEX_BLOCK
     device = packing.positions.device
     text,first,last = packing.texts
-    if reach is None: w = torch.full((1, n), N, device=device)
+    if reach is None: left = right = torch.full((1, n), N, device=device)
     else:
-        w = reach[0].view(-1, n, FLEX_BLOCK).amax(-1)    # (H,n) the farthest of each block
+        w = reach.unflatten(-1, (n, FLEX_BLOCK)).amax(-1) # the farthest of each block
         w = w.clamp(max=N).ceil().long()
+        left,right = w[:,0] if w.dim() == 4 else (w[0], w[0])  # (H,n) each
 
     a = torch.arange(0, N, FLEX_BLOCK, device=device)    # (n,) first query of each block
     b = a+FLEX_BLOCK-1                                   # (n,) last query
-    lo = torch.maximum(first[a], a-w)//FLEX_BLOCK        # (H,n) first block of keys
-    hi = torch.minimum(last[b], b+w)//FLEX_BLOCK         # (H,n) last block of keys
+    lo = torch.maximum(first[a], a-left)//FLEX_BLOCK        # (H,n) first block of keys
+    hi = torch.minimum(last[b], b+right)//FLEX_BLOCK         # (H,n) last block of keys
     j = torch.arange(n, device=device)
     needed = (lo[...,None] <= j) & (j <= hi[...,None])   # (H,n,n)
 
@@ -114,7 +115,7 @@ ONE_PLAN = 512 # tokens: a batch of texts no longer than this has one plan for a
 def block_mask_for(
     q:Tensor,        # (1,H,N,d) packed queries, N a multiple of `FLEX_BLOCK`
     k:Tensor,        # (1,H,N,d) keys
-    slopes:Tensor,   # (H,) from `slopes`
+    slopes:Tensor,   # (H,) or (2,H) from `slopes`
     packing:Packing, # where the texts are; keeps the mask of short texts
 )->object: # a BlockMask
     "FlexAttention's block mask: by windows, or one for all layers where all texts are short"
@@ -152,16 +153,20 @@ def packed_flex_attention(
     q:Tensor,        # (1,H,N,d) packed queries, N a multiple of `FLEX_BLOCK`
     k:Tensor,        # (1,H,N,d) keys
     v:Tensor,        # (1,H,N,d) values
-    slopes:Tensor,   # (H,) from `slopes`
+    slopes:Tensor,   # (H,) or (2,H) from `slopes`
     packing:Packing, # where the texts are
 )->Tensor:           # (1,H,N,d)
     "Attention of each packed text over itself, in one compiled call; forward and backward on a GPU, forward on a CPU"
     position = packing.positions
     m = slopes.to(q.device, torch.float32)
     def alibi_score(s, b, h, i, j): return s - m[h]*(position[i]-position[j]).abs()
+    def two_sided_score(s, b, h, i, j):
+        offset = position[j]-position[i]
+        return s - torch.where(offset < 0, m[0,h], m[1,h])*offset.abs()
 
+    score = alibi_score if m.dim() == 1 else two_sided_score
     mask = block_mask_for(q, k, slopes, packing)
-    return _compiled_flex_attention()(q, k, v, score_mod=alibi_score, block_mask=mask)
+    return _compiled_flex_attention()(q, k, v, score_mod=score, block_mask=mask)
 
 # %% ../../nbs/14_model.unpad.ipynb #edb8422c
 NEARLY_FULL = 63/64 # share of real tokens from which padding is cheaper than packing; ours
@@ -181,7 +186,7 @@ def packed_attention(
     q:Tensor,        # (1,H,N,d) packed queries
     k:Tensor,        # (1,H,N,d) keys
     v:Tensor,        # (1,H,N,d) values
-    slopes:Tensor,   # (H,) from `slopes`
+    slopes:Tensor,   # (H,) or (2,H) from `slopes`
     packing:Packing, # where the texts are
     dropout:float=0.,# chance that a weight is dropped, 0 outside training
 )->Tensor:           # (1,H,N,d)

@@ -22,16 +22,16 @@ def rounding_error(
 def reach(
     q:Tensor,       # (B,H,T,d) queries
     k:Tensor,       # (B,H,T,d) keys
-    slopes:Tensor,  # (H,) from `slopes`
+    slopes:Tensor,  # (H,) or (2,H) from `slopes`
     eps:float|None=None, # epsilon of the theorem; None: `rounding_error` of the queries' type
-)->Tensor:          # (B,H,T) float32, tokens; keys farther away than this may be left out
+)->Tensor:          # (B,H,T) float32, tokens; keys farther away than this may be left out; (2,B,H,T): to the left, to the right
     "How far each query sees: W of the theorem"
     eps = rounding_error(q.dtype) if eps is None else eps
     if not 0 < eps < 1:
         raise ValueError(f"eps {eps} is not between 0 and 1: it is the share of the weight that may be lost")
 
-    m = slopes.to(q.device, torch.float32)[:,None]             # (H,1)
-    tau = torch.log(2/eps/-torch.expm1(-m))                    # (H,1)
+    m = slopes.to(q.device, torch.float32)[...,None,:,None]    # (1,H,1) or (2,1,H,1)
+    tau = torch.log(2/eps/-torch.expm1(-m))
     scale = q.shape[-1]**-.5
 
     q,k = q.float(),k.float()
@@ -46,22 +46,26 @@ QUERY_BLOCK = 256  # queries in a block; ours, measured in the benchmark
 KEY_MULTIPLE = 64  # windows are a multiple of it where every new shape costs time; ours
 
 def key_spans(
-    reach:Tensor,        # (B,H,T) from `reach`
+    reach:Tensor,        # (B,H,T) or (2,B,H,T) from `reach`
     block:int=QUERY_BLOCK, # queries in a block
     multiple:int=1,      # windows begin and end at multiples of it, or at the text's end
 )->list[list[tuple[int,int,int,int]]]: # for each head: first and last+1 query, first and last+1 key
     "Which keys each block of queries needs"
-    B,H,T = reach.shape
+    B,H,T = reach.shape[-3:]
     n = -(-T//block)                                                     # blocks
-    w = F.pad(reach.amax(0), (0, n*block-T)).view(H, n, block).amax(-1)  # (H,n) the farthest of each block
-    w = w.clamp(max=T).ceil().long().tolist()
+    def farthest(reach): # (B,H,T) -> (H,n) the farthest of each block
+        w = F.pad(reach.amax(0), (0, n*block-T)).view(H, n, block).amax(-1)
+        return w.clamp(max=T).ceil().long().tolist()
 
-    def span(i, w):
+    if reach.dim() == 4: left,right = map(farthest, reach)
+    else: left = right = farthest(reach)
+
+    def span(i, left, right):
         a,b = i*block,min((i+1)*block, T)
-        lo = max(a-w, 0)//multiple*multiple
-        hi = -(-(b+w)//multiple)*multiple
+        lo = max(a-left, 0)//multiple*multiple
+        hi = -(-(b+right)//multiple)*multiple
         return a, b, lo, min(hi, T)
-    return [[span(i, far) for i,far in enumerate(head)] for head in w]
+    return [[span(i, *far) for i,far in enumerate(zip(*head))] for head in zip(left, right)]
 
 def _block_bias(view, h, a, b, lo, hi): # (1,b-a,hi-lo) of head h, for queries b-1..a and keys lo..hi-1
     T = view.shape[-1]
@@ -129,11 +133,11 @@ def window_attention(
     q:Tensor,              # (B,H,T,d) queries, no padding
     k:Tensor,              # (B,H,T,d) keys
     v:Tensor,              # (B,H,T,d) values
-    slopes:Tensor,         # (H,) from `slopes`
+    slopes:Tensor,         # (H,) or (2,H) from `slopes`
     eps:float|None=None,   # share of a query's weight that may be lost; None: `rounding_error` of the type
     block:int=QUERY_BLOCK, # queries in a block
 )->Tensor:                 # (B,H,T,d)
-    "Softmax attention with symmetric ALiBi that reads only the keys that can count; differentiable once"
+    "Softmax attention with ALiBi that reads only the keys that can count; differentiable once"
     multiple = 1
     if matmul_is_faster(q):
         q,k,v = q.contiguous(),k.contiguous(),v.contiguous()   # else products of slices would copy them block by block

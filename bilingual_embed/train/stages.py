@@ -177,7 +177,8 @@ def new_model(run:Run)->JinaBertModel: # fresh weights, the same for the same se
     pad_id = run.tokenizer.pad_token_id
     if run.start:
         old = load_model(run.start)
-        not_in_recipes = 'vocab_size','layer_norm_eps','second_norm','feed_forward_type','type_vocab_size'
+        not_in_recipes = ('vocab_size', 'layer_norm_eps', 'second_norm', 'feed_forward_type', 'type_vocab_size',
+                          'alibi_asymmetry')
         kept = {k: getattr(old.config, k) for k in not_in_recipes}
         model = JinaBertModel(JinaBertConfig(pad_token_id=pad_id, **kept, **shape))
         model.load_state_dict(old.state_dict())
