@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['LINE_ENDS', 'SPACES', 'INVISIBLE', 'LOOKALIKES', 'SPECIALS', 'SPACE', 'LETTER', 'DIGIT', 'OTHER', 'SPACED', 'SPECIAL',
-           'CLITIC', 'LONE', 'balanced', 'char_class', 'reader_normalizer', 'train_tokenizer', 'starts_of',
-           'word_starts', 'token_bytes', 'fertility', 'TokenizerError', 'special_ids', 'load_tokenizer',
+           'CLITIC', 'LONE', 'balanced', 'char_class', 'reader_normalizer', 'train_tokenizer', 'is_bytelevel',
+           'starts_of', 'word_starts', 'token_bytes', 'fertility', 'TokenizerError', 'special_ids', 'load_tokenizer',
            'save_tokenizer']
 
 # %% ../../nbs/40_data.tokenizer.ipynb #60cce81a
@@ -252,6 +252,9 @@ def _starts_by_bytes(x, tok):
 def _piece_starts(tok, size):
     "(V,) bool each, for Unigram and WordPiece: entries that begin a word, and those after which one begins"
     model = tok.backend_tokenizer.model
+    if not isinstance(model, (models.Unigram, models.WordPiece)):
+        raise ValueError("where words begin is known of byte-level BPE, Unigram and WordPiece, not of this tokenizer "
+                         f"({type(model).__name__})")
     is_unigram = isinstance(model, models.Unigram)
     begins,alone = np.zeros(size, bool),np.zeros(size, bool)
     for piece,i in tok.get_vocab().items():
@@ -269,13 +272,12 @@ def _starts_by_pieces(x, tok):
     starts[...,1:] |= alone[x[...,:-1]]
     return starts
 
-def _is_bytelevel(tok):
-    "Byte-level BPE, and not Unigram or WordPiece; others are refused"
+def is_bytelevel(
+    tok:PreTrainedTokenizerFast,
+)->bool:
+    "Whether a tokenizer is a byte-level BPE"
     bpe = tok.backend_tokenizer
-    if isinstance(bpe.model, (models.Unigram, models.WordPiece)): return False
-    if isinstance(bpe.model, models.BPE) and 'ByteLevel' in json.dumps(_as_dict(bpe.pre_tokenizer)): return True
-    raise ValueError(f"where words begin is known of byte-level BPE, Unigram and WordPiece, not of this tokenizer "
-                     f"({type(bpe.model).__name__})")
+    return isinstance(bpe.model, models.BPE) and 'ByteLevel' in json.dumps(_as_dict(bpe.pre_tokenizer))
 
 def starts_of(
     ids,                         # (..., T) token ids: tensor, array or list
@@ -283,7 +285,7 @@ def starts_of(
 ): # (..., T) bool, a tensor for a tensor, else an array; special tokens and the first token of a row begin a word too
     "Which tokens begin a word, by the cuts of the pre-tokenizer"
     x = np.asarray(ids.cpu() if hasattr(ids, 'cpu') else ids)
-    starts = _starts_by_bytes(x, tok) if _is_bytelevel(tok) else _starts_by_pieces(x, tok)
+    starts = _starts_by_bytes(x, tok) if is_bytelevel(tok) else _starts_by_pieces(x, tok)
     if not hasattr(ids, 'cpu'): return starts
     import torch
     return torch.from_numpy(starts).to(ids.device)
@@ -292,14 +294,14 @@ def word_starts(
     tok:PreTrainedTokenizerFast,
 )->np.ndarray: # (V,) bool
     "Entries that always begin a word: special tokens and those with a space of their own; for others see `starts_of`"
-    if not _is_bytelevel(tok): return _piece_starts(tok, len(tok))[0]
+    if not is_bytelevel(tok): return _piece_starts(tok, len(tok))[0]
     return np.isin(_entries(tok, len(tok)).first, (SPACED,SPECIAL))
 
 def token_bytes(
     tok:PreTrainedTokenizerFast, # byte-level BPE
 )->list[bytes|None]:             # (V,) None for a special token
     "What each entry stands for in a text"
-    if not _is_bytelevel(tok):
+    if not is_bytelevel(tok):
         raise ValueError(f"only the entries of byte-level BPE are bytes, not those of "
                          f"{type(tok.backend_tokenizer.model).__name__}")
     return _entries(tok, len(tok)).raw

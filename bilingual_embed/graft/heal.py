@@ -70,7 +70,7 @@ class HiddenStateTeacher:
         prompt = encoder.tokenizer(words, add_special_tokens=False)['input_ids'] if words else []
         self.prompt = torch.tensor(prompt, dtype=torch.long)                       # (P,)
         room = self.max_length - len(self.prompt)
-        self.matcher = tokenizer and Matcher(tokenizer, encoder.tokenizer, room)
+        self.matcher = Matcher(tokenizer, encoder.tokenizer, room) if tokenizer else None
         self._measure(encoder.tokenizer, texts, batch_size, room)
 
     def _measure(self, tokenizer, texts, batch_size, room):
