@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Places', 'read_ids', 'read_texts', 'match', 'mean_states', 'Match', 'Matcher']
 
-# %% ../../nbs/77a_graft.stretches.ipynb #964cd206
+# %% ../../nbs/77a_graft.stretches.ipynb #1e6aceb4
 import sys
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerFast
 from ..data.batches import Tokens, pad
 from ..data.tokenizer import token_bytes
 
-# %% ../../nbs/77a_graft.stretches.ipynb #172adf4c
+# %% ../../nbs/77a_graft.stretches.ipynb #cc00b078
 @dataclass(frozen=True)
 class Places:
     "The tokens of some texts, all one behind the other, and the letters that each stands for"
@@ -64,7 +64,7 @@ def read_ids(
     texts = [_without_broken(text[behind[e-n]:first[e-1]]) for e,n in zip(ends.tolist(), lengths.tolist())]
     return texts, Places(ids, lengths, letters_before[first], letters_before[behind])
 
-# %% ../../nbs/77a_graft.stretches.ipynb #daeb4fe7
+# %% ../../nbs/77a_graft.stretches.ipynb #05db632a
 def read_texts(
     texts:list[str],
     tokenizer:PreTrainedTokenizerFast, # any that puts a special token at both ends
@@ -87,19 +87,19 @@ def read_texts(
     place[last] = (letters_before[begins[1:]] + 2*np.arange(len(texts)))[:,None] + [1,2]
     return Places(np.concatenate(ids), lengths, *place.T)
 
-# %% ../../nbs/77a_graft.stretches.ipynb #832269f3
-def _seams(p):
-    "Places where a token begins or ends and none goes on"
-    far = np.maximum.accumulate(p.stop)
-    free = p.start[1:] >= far[:-1]
-    return np.union1d(p.start[np.concatenate([[True], free])], far[np.concatenate([free, [True]])])
+# %% ../../nbs/77a_graft.stretches.ipynb #009f8cac
+def _is_crossed(p, n): # (n+1,) for each place between letters: whether a token goes on over it
+    some = p.stop > p.start
+    begun = np.bincount(p.start[some]+1, minlength=n+1)
+    return np.cumsum(begun - np.bincount(p.stop[some], minlength=n+1)) > 0
 
 def match(
     a:Places,
     b:Places, # of the same texts
 )->tuple[int,np.ndarray,np.ndarray]: # n stretches; for each token of a, and of b, the number of its own, n: none
     "The shortest stretches of text that begin and end at a seam of both"
-    seams = np.intersect1d(_seams(a), _seams(b))
+    n_letters = max(a.stop.max(), b.stop.max())
+    seams = np.flatnonzero(~_is_crossed(a, n_letters) & ~_is_crossed(b, n_letters))
     at = [np.where(p.stop > p.start, np.searchsorted(seams, p.start, 'right')-1, -1) for p in (a, b)]
     both = np.intersect1d(*at)
     both = both[both >= 0]
@@ -116,7 +116,7 @@ def mean_states(
     total = torch.zeros(n+1, states.shape[1], device=states.device).index_add(0, at, states.float())
     return total[:n]/torch.bincount(at, minlength=n+1)[:n,None]
 
-# %% ../../nbs/77a_graft.stretches.ipynb #1272f1a7
+# %% ../../nbs/77a_graft.stretches.ipynb #80bff279
 @dataclass(frozen=True)
 class Match:
     "A batch as the other side reads it, and what of the two belongs together"
