@@ -99,8 +99,9 @@ def test_ends_are_matched_with_ends(own, other):
     for max_tokens,max_length in ((10**6, 10**6), (6, 10**6), (64, 5), (2, 9)):
         _,a,b = both_places(own, other, TEXTS, max_tokens, max_length)
         n,at_a,at_b = match(a, b)
-        for p,q,at_p,at_q in ((a,b,at_a,at_b), (b,a,at_b,at_a)):
+        for tok,p,q,at_p,at_q in ((own,a,b,at_a,at_b), (other,b,a,at_b,at_a)):
             ends = np.cumsum(p.lengths)
+            assert {*p.ids[ends-p.lengths]} == {tok.cls_token_id} and {*p.ids[ends-1]} == {tok.sep_token_id}
             first,last = at_p[ends-p.lengths],at_p[ends-1]
             assert (first < n).all() and (last < n).all() and (np.bincount(at_p)[first] == 1).all()
             theirs = np.cumsum(q.lengths)
@@ -155,7 +156,8 @@ def test_rows_are_means_over_letters(own, other):
 def test_special_tokens_and_bytes_have_rows(own, other):
     encoder = encoder_with(other)
     E = encoder.model.get_input_embeddings().weight
-    R = rows_of_pieces(own, encoder, PLAIN[:3])
+    texts = [*PLAIN[:3], 'ein \u2603 im Schnee']             # a snowman, whom no encoder here knows
+    R = rows_of_pieces(own, encoder, texts)
     for role in ('cls_token_id','sep_token_id','pad_token_id','unk_token_id','mask_token_id'):
         assert torch.equal(R[getattr(own, role)], E[getattr(other, role)])
     assert R.isfinite().all() and .6 < R.norm(dim=1).mean()/E.norm(dim=1).mean() < 1.1
@@ -164,7 +166,9 @@ def test_special_tokens_and_bytes_have_rows(own, other):
         for i in (newline, byte):                           # near the mean of all, and not equal
             assert 0 < (R[i]-E.mean(0)).norm() < .3*E.std(0).norm()
         assert not torch.equal(R[newline], R[byte])
-    assert torch.equal(R, rows_of_pieces(own, encoder, PLAIN[:3]))
+        assert other.unk_token_id in other('\u2603')['input_ids']
+        for i in own('\u2603')['input_ids'][1:-1]: assert (R[i]-E[other.unk_token_id]).norm() > .5*E.std(0).norm()
+    assert torch.equal(R, rows_of_pieces(own, encoder, texts))
 
 def test_its_own_tokenizer_gives_its_own_rows():
     "Special tokens come last in this one, and text has bytes of emoji"

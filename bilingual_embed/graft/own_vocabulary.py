@@ -5,20 +5,20 @@
 # %% auto #0
 __all__ = ['pieces_under', 'rows_of_pieces', 'change_vocabulary']
 
-# %% ../../nbs/77b_graft.own_vocabulary.ipynb #550755fc
+# %% ../../nbs/77b_graft.own_vocabulary.ipynb #df9c264f
 import copy
 from collections.abc import Sequence
 
 import numpy as np, torch
 from scipy import sparse
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedTokenizerFast, XLMRobertaModel
 
 from ..data.tokenizer import is_bytelevel, token_bytes
 from .encoder import Encoder
 from .stretches import Places, read_ids, read_texts
 
-# %% ../../nbs/77b_graft.own_vocabulary.ipynb #8a11b0b5
+# %% ../../nbs/77b_graft.own_vocabulary.ipynb #efb77b85
 def _letters(p, n): # (N,n) sparse: 1 where a token has a letter
     size = p.stop-p.start
     token = np.repeat(np.arange(len(size)), size)
@@ -46,7 +46,7 @@ def _pieces_of(tokenizer, other, ids, n_pieces): # (V,n_pieces) counted over tex
         counts += pieces_under(own, theirs, counts.shape)
     return counts
 
-# %% ../../nbs/77b_graft.own_vocabulary.ipynb #6db6b71d
+# %% ../../nbs/77b_graft.own_vocabulary.ipynb #fbad3796
 def _means(counts, rows): # (V,D), and (V,) whether a token lies in any piece
     n = np.asarray(counts.sum(1)).ravel()
     share = sparse.diags(1/np.maximum(n, 1e-9)) @ counts
@@ -70,9 +70,7 @@ def rows_of_pieces(
 )->Tensor: # (V,D)
     "Embeddings of other tokens: means of the encoder's rows for the same letters"
     rows = encoder.model.get_input_embeddings().weight.detach()
-    known = np.ones(len(rows))
-    known[encoder.tokenizer.unk_token_id] = 0
-    known = sparse.diags(known)
+    known = sparse.diags([float(i != encoder.tokenizer.unk_token_id) for i in range(len(rows))])
 
     bos,eos = tokenizer.cls_token_id,tokenizer.sep_token_id
     seen = _pieces_of(tokenizer, encoder.tokenizer, tokenizer(list(texts))['input_ids'], len(rows)) @ known
@@ -87,7 +85,7 @@ def rows_of_pieces(
     for i,j in _same_entries(tokenizer, encoder.tokenizer).items(): out[i] = rows[j]
     return out
 
-# %% ../../nbs/77b_graft.own_vocabulary.ipynb #0e841fcf
+# %% ../../nbs/77b_graft.own_vocabulary.ipynb #3b59f402
 def change_vocabulary(
     encoder:Encoder,                   # stays as it is
     tokenizer:PreTrainedTokenizerFast, # byte-level BPE, from `train_tokenizer`
