@@ -272,9 +272,7 @@ def _starts_by_pieces(x, tok):
     starts[...,1:] |= alone[x[...,:-1]]
     return starts
 
-def is_bytelevel(
-    tok:PreTrainedTokenizerFast,
-)->bool:
+def is_bytelevel(tok:PreTrainedTokenizerFast)->bool:
     "Whether a tokenizer is a byte-level BPE"
     bpe = tok.backend_tokenizer
     return isinstance(bpe.model, models.BPE) and 'ByteLevel' in json.dumps(_as_dict(bpe.pre_tokenizer))
