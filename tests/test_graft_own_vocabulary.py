@@ -189,6 +189,11 @@ def test_positions_stay_where_the_padding_moves(kind):
     assert changed.max_length == encoder.max_length == 200
     np.testing.assert_array_equal(encoder.encode(PLAIN[:5]), before)       # the encoder stays as it was
 
+def test_the_same_text_gives_the_same_vocabulary(own):
+    "The command learns it anew each time, and goes on where it was stopped"
+    again = train_tokenizer([x for x in SAMPLE if x[1] != 'es'], 900, ('en','de'))
+    assert again.backend_tokenizer.to_str() == own.backend_tokenizer.to_str()
+
 # ---- healing
 
 def test_a_model_is_its_own_perfect_student():
