@@ -365,7 +365,9 @@ def _train(a):
     option('--prompt', default='', help='words that the encoder wants before each text, such as "query: "'),
     option('--langs', default='en-de', help='language pair (default: en-de)'),
     option('--source', default='', help="as in train: auto, sample, debian, hub, or a folder of text (default: auto)"),
-    option('--vocabulary', type=int, default=35_000, help='tokens that stay (default: 35000)'),
+    option('--vocabulary', type=int, default=35_000, help='tokens that stay, or are learned (default: 35000)'),
+    option('--own-vocabulary', action='store_true', help="a byte-level BPE of the two languages, learned from the text, "
+                                                         "instead of the encoder's tokens"),
     option('--steps', type=int, default=2400, help='of healing, 16 texts each (default: 2400)'),
     option('--asymmetry', type=_asymmetry, default=1., metavar='R',
            help="heads that look left and heads that look right: a head's one side is R times as steep as its other; such "
@@ -380,14 +382,17 @@ def _train(a):
   bilingual-embed train --start grafted --langs en-es --source my_text/""")
 def _graft(a):
     from dataclasses import replace
+    from bilingual_embed.data.tokenizer import train_tokenizer
     from bilingual_embed.graft.whole import graft, healing_texts, HEAL, open_encoder
     from bilingual_embed.story import folders, load_corpus, story_recipe
     encoder = open_encoder(a.encoder, a.prompt)        # first, since reading text takes minutes
     recipe = story_recipe('cpu', a.langs, a.seed, a.source)
     corpus = load_corpus(recipe, folders(a.evals), a.cache or None)
     texts = [(t, lang) for lang in recipe.langs for kind in healing_texts([corpus], lang) for t in kind]
+    tokenizer = train_tokenizer(texts, a.vocabulary, recipe.langs) if a.own_vocabulary else None
     stage = replace(HEAL, steps=a.steps)
-    folder = graft(encoder, texts, a.out, [recipe.langs], a.vocabulary, stage, recipe.seed, asymmetry=a.asymmetry)
+    folder = graft(encoder, texts, a.out, [recipe.langs], a.vocabulary, stage, recipe.seed, tokenizer=tokenizer,
+                   asymmetry=a.asymmetry)
     print(f"the model is in {folder}; train it further with: bilingual-embed train --start {folder}")
 
 @command('plan', 'parameters, operations, memory and hours of a recipe, before it is run', [

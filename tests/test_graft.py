@@ -103,6 +103,18 @@ def test_a_start_for_training(encoder, tmp_path, cache):
     assert tuned.model.config.feed_forward_type == 'original' and tuned.model.config.alibi_asymmetry == 2
     assert not np.allclose(tuned.encode(['Boot']), load(out, device='cpu').encode(['Boot']), atol=1e-4)
 
+def test_a_vocabulary_of_its_own(encoder, tmp_path, cache, capsys):
+    "Byte-level BPE learned from the text: the same command, and the published layout without a warning"
+    if encoder.name == 'bert': pytest.skip("once is enough here; test_graft_own_vocabulary has all kinds")
+    out = tmp_path/'anew'
+    assert graft(encoder, out, cache, '--own-vocabulary') == 0
+    assert '880 tokens in place of 9' in capsys.readouterr().out
+    model = load(out, device='cpu')
+    texts = ['Wo ist der Bahnhof?', '😀 東京']
+    assert model.tokenizer.unk_token_id not in sum(model.tokenizer(texts)['input_ids'], [])
+    published = export_published(out, tmp_path/'published')
+    np.testing.assert_allclose(load(published, device='cpu').encode(texts), model.encode(texts), rtol=0, atol=2e-5)
+
 def test_refused_before_work(encoder, tmp_path, cache, capsys):
     def refused(message, *more):
         assert graft(encoder, tmp_path/'out', cache, *more) != 0

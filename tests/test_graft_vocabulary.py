@@ -1,11 +1,12 @@
 "Trimmed vocabularies: hostile texts, tokenizers of other kinds, and the three classes of transformers"
-import json
-import numpy as np, pytest
+import copy, json
+import numpy as np, pytest, torch
 from collections import Counter
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerFast, RobertaTokenizer, XLMRobertaTokenizer
 from bilingual_embed.data.corpus import SampleSource
-from bilingual_embed.data.tokenizer import load_tokenizer, reader_normalizer, save_tokenizer
+from bilingual_embed.data.tokenizer import load_tokenizer, reader_normalizer, save_tokenizer, starts_of
+from bilingual_embed.losses.mlm import mask_tokens
 from bilingual_embed.graft.vocabulary import (CHARACTERS, VocabularyError, choose_tokens, complete, count_tokens,
     coverage, trim_report, trim_rows, trim_tokenizer)
 
@@ -288,3 +289,33 @@ def test_a_vocabulary_that_cannot_spell_its_special_tokens():
     vocab = [(s, 0.) for s in (*ROBERTA, '<mask>')] + [(c, -3.) for c in '▁abc']
     with pytest.raises(VocabularyError, match=r"'<\S+>' in a text would be read as the special token"):
         trim_tokenizer(XLMRobertaTokenizer(vocab=vocab), range(9))
+
+# ---- where words begin
+
+ODD_WORDS = [*HOSTILE, 'x Grüezi! mir', "Das (Haus), don't", '東京 x東y', 'a👍b 👍']
+def test_words_begin_where_the_tokenizer_says(old, new):
+    "Whole-word masking knows the words of all three kinds, unknown characters and added words among them"
+    added = copy.deepcopy(old)
+    if not is_a(old, 'BPE'): added.add_tokens(['Grüezi'])
+    for tok in (old, new, added):
+        for text in [*ODD_WORDS, *(t for t,_ in SAMPLE[:20])]:
+            enc = tok(text)
+            w = enc.word_ids()
+            want = [i == 0 or w[i] is None or w[i] != w[i-1] for i in range(len(w))]
+            assert starts_of(enc['input_ids'], tok).tolist() == want, (ascii(text), enc.tokens())
+
+def test_words_of_other_tokenizers_are_not_guessed():
+    for tok in (OTHER_KINDS['WordLevel'][0], OTHER_KINDS['SentencePieceBPE'][0]):
+        with pytest.raises(ValueError, match='known of byte-level BPE, Unigram and WordPiece'): starts_of([1,1], tok)
+
+def test_whole_words_are_hidden(old):
+    "A batch of masked language modelling: of a word with several tokens all are hidden or none"
+    ids = torch.tensor([ids for t,_ in SAMPLE if len(ids := old(t)['input_ids'][:40]) == 40])
+    starts = starts_of(ids, old)
+    special = torch.isin(ids, torch.tensor(old.all_special_ids))
+    _,labels = mask_tokens(ids, starts, special, old.mask_token_id, len(old), old.all_special_ids, seed=0, step=0)
+    hidden = labels != -100
+    inside = ~starts & ~special
+    inside[:,0] = False
+    assert inside.sum() > 99 and .2 < hidden.float().mean() < .4
+    assert (hidden[:,1:] == hidden[:,:-1])[inside[:,1:]].float().mean() == 1

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['LINE_ENDS', 'SPACES', 'INVISIBLE', 'LOOKALIKES', 'SPECIALS', 'SPACE', 'LETTER', 'DIGIT', 'OTHER', 'SPACED', 'SPECIAL',
-           'CLITIC', 'LONE', 'balanced', 'char_class', 'reader_normalizer', 'train_tokenizer', 'starts_of',
-           'word_starts', 'fertility', 'TokenizerError', 'special_ids', 'load_tokenizer', 'save_tokenizer']
+           'CLITIC', 'LONE', 'balanced', 'char_class', 'reader_normalizer', 'train_tokenizer', 'is_bytelevel',
+           'starts_of', 'word_starts', 'token_bytes', 'fertility', 'TokenizerError', 'special_ids', 'load_tokenizer',
+           'save_tokenizer']
 
 # %% ../../nbs/40_data.tokenizer.ipynb #60cce81a
 import json, unicodedata
@@ -233,12 +234,10 @@ def _starts_by_kind(x, e):
     starts[...,1:] = np.isin(behind, (SPACED,SPECIAL)) | np.isin(before, (CLITIC,SPECIAL)) | word | space
     return starts
 
-def starts_of(
-    ids,                         # (..., T) token ids: tensor, array or list
-    tok:PreTrainedTokenizerFast, # whose ids they are, from `train_tokenizer` or any byte-level BPE with GPT-2's pattern
-): # (..., T) bool, a tensor for a tensor, else an array; special tokens and the first token of a row begin a word too
-    "Which tokens begin a word, by the cuts of GPT-2's pre-tokenizer"
-    x = np.asarray(ids.cpu() if hasattr(ids, 'cpu') else ids)
+def _as_dict(part): return json.loads(part.__getstate__())
+
+def _starts_by_bytes(x, tok):
+    "(..., T) bool like `starts_of`, for byte-level BPE"
     e = _entries(tok, len(tok))
     starts = _starts_by_kind(x, e)
 
@@ -247,7 +246,44 @@ def starts_of(
     unsure[...,:-1] |= (x[...,:-1] == quote) & (e.first[x[...,1:]] == LETTER)   # ' and s in two tokens
     rows,flat = x.reshape(-1, x.shape[-1]),starts.reshape(-1, x.shape[-1])
     for r in np.flatnonzero(unsure.reshape(rows.shape).any(1)): flat[r] = _starts_by_text(rows[r].tolist(), tok)
+    return starts
 
+@lru_cache(maxsize=4)
+def _piece_starts(tok, size):
+    "(V,) bool each, for Unigram and WordPiece: entries that begin a word, and those after which one begins"
+    model = tok.backend_tokenizer.model
+    if not isinstance(model, (models.Unigram, models.WordPiece)):
+        raise ValueError("where words begin is known of byte-level BPE, Unigram and WordPiece, not of this tokenizer "
+                         f"({type(model).__name__})")
+    is_unigram = isinstance(model, models.Unigram)
+    begins,alone = np.zeros(size, bool),np.zeros(size, bool)
+    for piece,i in tok.get_vocab().items():
+        begins[i] = piece.startswith('▁') if is_unigram else not piece.startswith(model.continuing_subword_prefix)
+    # special tokens and words that were added are words of their own; an unknown piece is a piece like others
+    own = {*tok.all_special_ids, *tok.added_tokens_decoder} - {tok.unk_token_id}
+    alone[list(own)] = True
+    return begins | alone, alone
+
+def _starts_by_pieces(x, tok):
+    "(..., T) bool like `starts_of`, for Unigram and WordPiece"
+    begins,alone = _piece_starts(tok, len(tok))
+    starts = begins[x]
+    starts[...,0] = True
+    starts[...,1:] |= alone[x[...,:-1]]
+    return starts
+
+def is_bytelevel(tok:PreTrainedTokenizerFast)->bool:
+    "Whether a tokenizer is a byte-level BPE"
+    bpe = tok.backend_tokenizer
+    return isinstance(bpe.model, models.BPE) and 'ByteLevel' in json.dumps(_as_dict(bpe.pre_tokenizer))
+
+def starts_of(
+    ids,                         # (..., T) token ids: tensor, array or list
+    tok:PreTrainedTokenizerFast, # whose ids they are: byte-level BPE with GPT-2's pattern, Unigram or WordPiece
+): # (..., T) bool, a tensor for a tensor, else an array; special tokens and the first token of a row begin a word too
+    "Which tokens begin a word, by the cuts of the pre-tokenizer"
+    x = np.asarray(ids.cpu() if hasattr(ids, 'cpu') else ids)
+    starts = _starts_by_bytes(x, tok) if is_bytelevel(tok) else _starts_by_pieces(x, tok)
     if not hasattr(ids, 'cpu'): return starts
     import torch
     return torch.from_numpy(starts).to(ids.device)
@@ -256,7 +292,17 @@ def word_starts(
     tok:PreTrainedTokenizerFast,
 )->np.ndarray: # (V,) bool
     "Entries that always begin a word: special tokens and those with a space of their own; for others see `starts_of`"
+    if not is_bytelevel(tok): return _piece_starts(tok, len(tok))[0]
     return np.isin(_entries(tok, len(tok)).first, (SPACED,SPECIAL))
+
+def token_bytes(
+    tok:PreTrainedTokenizerFast, # byte-level BPE
+)->list[bytes|None]:             # (V,) None for a special token
+    "What each entry stands for in a text"
+    if not is_bytelevel(tok):
+        raise ValueError(f"only the entries of byte-level BPE are bytes, not those of "
+                         f"{type(tok.backend_tokenizer.model).__name__}")
+    return _entries(tok, len(tok)).raw
 
 # %% ../../nbs/40_data.tokenizer.ipynb #e4a18063
 def fertility(
@@ -308,7 +354,6 @@ def _check_files(folder):
             raise TokenizerError(f"{path} has {size:,} bytes, more than the tokenizer of any language pair; "
                                  "fetch or write it again")
 
-def _as_dict(part): return json.loads(part.__getstate__())
 _OWN_STEPS = [p for p in _as_dict(reader_normalizer())['normalizers'] if p['type'] == 'Replace']
 # of tokenizers that were made from SentencePiece's
 _SPACES_STEP = dict(type='Replace', pattern=dict(Regex=' {2,}'), content=' ')

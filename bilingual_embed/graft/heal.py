@@ -10,11 +10,13 @@ from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedTokenizerFast
 
 from ..core.records import Document, Task
 from ..data.batches import Tokens, pad
 from .encoder import Encoder, EncoderError
 from .positions import without_positions
+from .stretches import Matcher, mean_states
 from ..losses.hidden_states import hidden_state_loss, pooled_loss, state_weights
 from ..model.alibi import slopes
 from ..model.jina_bert import JinaBertConfig, JinaBertModel
@@ -49,12 +51,13 @@ def pool_packed(
 
 # %% ../../nbs/79_graft.heal.ipynb #44161bd4
 class HiddenStateTeacher:
-    "An encoder whose hidden states and vectors a JinaBERT with the same vocabulary learns"
+    "An encoder whose hidden states and vectors a JinaBERT learns"
     def __init__(self,
-        encoder:Encoder,             # with the student's vocabulary, positions and all
+        encoder:Encoder,             # positions and all
         texts:Sequence[str],         # a few hundred, by which states are brought to one scale
         layers:Sequence[int]|None=None, # the teacher's layers, from 1, that the student's stand for; None: the same
         batch_size:int=16,
+        tokenizer:PreTrainedTokenizerFast|None=None, # the student's, byte-level BPE; None: the encoder's
     ):
         self.layers = list(layers or range(1, encoder.n_layers+1))
         if not all(1 <= l <= encoder.n_layers for l in self.layers):
@@ -66,11 +69,12 @@ class HiddenStateTeacher:
         words = encoder.prompt.strip()
         prompt = encoder.tokenizer(words, add_special_tokens=False)['input_ids'] if words else []
         self.prompt = torch.tensor(prompt, dtype=torch.long)                       # (P,)
-        self._measure(encoder.tokenizer, texts, batch_size)
-
-    def _measure(self, tokenizer, texts, batch_size):
-        pooled,states = [],[[] for _ in self.layers]
         room = self.max_length - len(self.prompt)
+        self.matcher = Matcher(tokenizer, encoder.tokenizer, room) if tokenizer else None
+        self._measure(encoder.tokenizer, texts, batch_size, room)
+
+    def _measure(self, tokenizer, texts, batch_size, room):
+        pooled,states = [],[[] for _ in self.layers]
         ids = [x[:room] for x in tokenizer(list(texts))['input_ids']]
         if not ids: raise EncoderError("the teacher's scale is measured on text; pass some")
         for start in range(0, len(ids), batch_size):
@@ -89,7 +93,7 @@ class HiddenStateTeacher:
 
     @torch.no_grad()
     def targets(self,
-        texts:Tokens, # (B,T) with special tokens at both ends, without the prompt
+        texts:Tokens, # (B,T) in the teacher's tokens, with special ones at both ends, without the prompt
     )->tuple[Tensor,list[Tensor]]: # (B,D) means over tokens; (N,D) for each of the student's layers
         "What the student should give"
         n = len(self.prompt)
@@ -109,11 +113,16 @@ class HiddenStateTeacher:
         texts:Tokens, # (B,T)
     )->Tensor: # scalar
         "How far the model is from the teacher on these texts: states plus text vectors"
-        pooled,targets = self.targets(texts)
         m = slopes(model.config.num_attention_heads, model.config.alibi_asymmetry)
         packing,states = packed_states(model, texts, m)
-        loss = hidden_state_loss(states[1:], targets, self.weights)
-        return loss + pooled_loss(pool_packed(states[-1], packing), pooled, self.mean)
+        vectors,states = pool_packed(states[-1], packing),states[1:]
+        if self.matcher is None: pooled,targets = self.targets(texts)
+        else:
+            both = self.matcher(texts)
+            pooled,targets = self.targets(both.tokens)
+            states = [mean_states(s, both.own, both.n) for s in states]
+            targets = [mean_states(t, both.other, both.n) for t in targets]
+        return hidden_state_loss(states, targets, self.weights) + pooled_loss(vectors, pooled, self.mean)
 
 def healing_task(
     texts:Iterable[tuple], # (text, language)

@@ -19,24 +19,26 @@ from .loop import BATCH_TOKENS, Objective, backward, make_accelerator, param_gro
 from .loop import supported_precision
 
 # %% ../../nbs/73_train.plan.ipynb #f2e530b2
+def _is_gated(m): return getattr(m, 'feed_forward_type', 'geglu') == 'geglu'   # recipes know the gated one alone
+
 def n_parameters(
-    m:ModelRecipe,
+    m:ModelRecipe|JinaBertConfig, # a configuration says more: BERT's feed-forward, a second norm, segments
     vocab_size:int,  # V
     head:bool=False, # with the MLM head
 )->int:
     "Parameters of a JinaBERT"
     D,I,L,V = m.hidden_size,m.intermediate_size,m.num_hidden_layers,vocab_size
     attention    = 4*(D*D+D)
-    feed_forward = 2*D*I + I*D + D
-    norms        = 2*D * (4 if m.qk_norm else 2)
-    embeddings   = V*D + 2*D + 2*D
+    feed_forward = 2*D*I + I*D + D if _is_gated(m) else 2*D*I + I + D
+    norms        = 2*D * (2 + 2*m.qk_norm + getattr(m, 'second_norm', False))
+    embeddings   = V*D + getattr(m, 'type_vocab_size', 2)*D + 2*D
     pooler       = D*D + D
     mlm_head     = D*D + D + 2*D + V
     return embeddings + L*(attention + feed_forward + norms) + pooler + (mlm_head if head else 0)
 
 # %% ../../nbs/73_train.plan.ipynb #d4781814
 def flops_per_token(
-    m:ModelRecipe,
+    m:ModelRecipe|JinaBertConfig,
     vocab_size:int,
     stage:StageRecipe,
     mlm:bool,          # with the MLM head on masked tokens
@@ -44,7 +46,7 @@ def flops_per_token(
 )->float:
     "Operations of a training step per token, at the stage's longest text (attention over all of its keys)"
     D,I,L,V = m.hidden_size,m.intermediate_size,m.num_hidden_layers,vocab_size
-    layers    = 2*L*(4*D*D + 3*D*I)
+    layers    = 2*L*(4*D*D + (3 if _is_gated(m) else 2)*D*I)
     attention = 4*L*stage.max_tokens*D
     head      = 2*stage.mlm_probability*(D*D + D*V) if mlm else 0
     return (layers + attention + head) * (4 if cached else 3)
