@@ -20,7 +20,8 @@ from .core.io import is_disk_full, json_text, repo_path
 from .core.records import LANGUAGES, language_pair
 from .core.recipes import SCALES
 from .data.files import ENDINGS, FORMATS, Bad, Output, Spool, Texts
-from .data.files import arrow, by_ending, format_of, json_lines, open_vectors, read_rows
+from .data.files import arrow, by_ending, format_of, json_lines, open_vectors, read_ranges, read_rows
+from .data.quantization import PRECISIONS
 from .inference.search import top_k
 
 # %% ../nbs/92_cli.ipynb #208d3bab
@@ -121,6 +122,9 @@ def _check_encode(a, keep):
         if out.is_dir(): raise UsageError(f"--out {out} is a folder; name a file in it")
         if any(f != '-' and os.path.exists(f) and out.exists() and os.path.samefile(f, out) for f in a.files):
             raise UsageError(f"--out {out} is one of the files to read; give another")
+    if a.output_dtype != 'float32' and ending not in ('.npy','.parquet'):
+        raise UsageError(f"--output-dtype {a.output_dtype} wants --out with .npy or .parquet; in JSON each number is text")
+    if a.ranges and a.output_dtype != 'int8': raise UsageError("--ranges belongs to --output-dtype int8")
     if keep and ending == '.npy': raise UsageError("--keep: a .npy file holds only numbers; write .parquet or .jsonl")
     if keep and ending == '.parquet' and len({k == 'parquet' for k in kinds}) > 1:
         raise UsageError("--keep into .parquet wants all files to be Parquet, or none")
@@ -141,18 +145,40 @@ def _prompt(a, model):
     option('--prompt-name', help="put this prompt of the model before each text (default: the model's default prompt)"),
     option('--out', default='', help='.npy, .jsonl or .parquet file (default: JSON Lines on standard output)'),
     option('--keep', default='', help='fields to write beside the vectors, comma-separated; of plain lines, text'),
+    option('--output-dtype', default='float32', choices=list(PRECISIONS),
+           help='numbers that are written; ubinary is one bit each (default: float32)'),
+    option('--ranges', default='', help="for int8: .npy with the smallest and largest number of each coordinate, or the "
+                                        ".json of another run's int8 (default: those of the first block of texts)"),
     option('--restart', action='store_true', help='discard what a stopped run has written')],
     """
   bilingual-embed encode --model runs/cpu-en-de-42 texts.txt --out vectors.npy
   bilingual-embed encode --model runs/cpu-en-de-42 articles.csv --field body --keep id,title --out vectors.parquet
   zcat big.jsonl.gz | bilingual-embed encode --model runs/cpu-en-de-42 --field text > vectors.jsonl
+  bilingual-embed encode --model runs/cpu-en-de-42 texts.txt --out vectors.npy --output-dtype int8
+  accelerate launch --num_processes 8 -m bilingual_embed.cli encode --model runs/cpu-en-de-42 texts.txt --out vectors.npy
 
 A run with --out may be stopped at any time; the same command continues after what is written.""")
 def _encode(a):
+    from bilingual_embed.inference.processes import join
+    processes = join()
+    return _encode_shares(a, processes) if processes.rank else _encode_all(a, processes)
+
+def _encode_shares(a, processes):
+    "What every process but the first does: it encodes what it is dealt"
+    from bilingual_embed.inference.embed import load
+    from bilingual_embed.inference.processes import ProcessEnded
+    try:
+        revision,options = processes.share()
+        model = load(a.model, processes.device)
+        if model.revision != revision: raise UsageError(f"--model {a.model} is another model here than in the first process")
+        for _ in model.encode_stream((), processes=processes, **options): pass
+    except ProcessEnded: return 1       # the process that ended says why
+
+def _encode_all(a, processes):
     from bilingual_embed.inference.embed import load
     keep = _kept_fields(a, ['embedding'])
     _check_encode(a, keep)
-    model = load(a.model)
+    model = load(a.model, processes.device)
     prompt = _prompt(a, model)
     dim = a.truncate_dim or model.dim
     options = dict(max_length=a.max_length or model.max_length, dtype=a.dtype or 'float32', prompt=prompt)
@@ -160,21 +186,25 @@ def _encode(a):
     rows = read_rows(a.files, a.format, a.field, keep, bad, a.delimiter)
     def new_texts():
         for r in rows:
-            texts.add(r)
             block.append(r)
             yield r.text
 
-    out = Output(Path(a.out), dim, dict(model=model.revision) | options, keep, a.restart) if a.out else _LinesOut()
+    out = _LinesOut()
+    if a.out:
+        ranges = read_ranges(a.ranges, dim) if a.ranges else None
+        out = Output(Path(a.out), dim, dict(model=model.revision) | options, keep, a.restart, a.output_dtype, ranges)
     out.keep = keep
     with out, _warnings_as_lines():
         if out.rows: # a run was stopped: read what was already encoded, and check that the texts are the same
             n = sum(texts.add(r) is None for r in islice(rows, out.rows))
             out.check(texts, n)
             print(f"continuing after the {n:,} texts in {out.part}", file=sys.stderr)
-        for vectors in model.encode_stream(new_texts(), truncate_dim=a.truncate_dim,
-                                           show_progress_bar=a.show_progress_bar, **options):
-            out.add(vectors, block, texts)
-            block.clear()
+        options['truncate_dim'] = a.truncate_dim
+        processes.share((model.revision, options))
+        for vectors in model.encode_stream(new_texts(), show_progress_bar=a.show_progress_bar, processes=processes, **options):
+            done,block[:] = block[:len(vectors)],block[len(vectors):]
+            for r in done: texts.add(r)
+            out.add(vectors, done, texts)
         out.finish()
     print(f"{out.rows} texts encoded in {dim} numbers each", file=sys.stderr)
     _report_left_out(bad)
