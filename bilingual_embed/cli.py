@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .core.io import is_disk_full, json_text, repo_path
+from .core.io import DiskFull, is_disk_full, json_text, repo_path
 from .core.records import LANGUAGES, language_pair
 from .core.recipes import SCALES
 from .data.files import ENDINGS, FORMATS, Bad, Output, Row, Spool, Texts
@@ -148,15 +148,15 @@ def _prompt(a, model):
     option('--keep', default='', help='fields to write beside the vectors, comma-separated; of plain lines, text'),
     option('--output-dtype', default='float32', choices=list(PRECISIONS),
            help='numbers that are written; ubinary is one bit each (default: float32)'),
-    option('--ranges', default='', help="for int8: .npy with the smallest and largest number of each coordinate, or the "
-                                        ".json of another run's int8 (default: those of the first block of texts)"),
+    option('--ranges', default='', help="for int8: .npy with each coordinate's smallest and largest number, or the .json "
+                                        "beside another run's vectors (default: those of the first block of texts)"),
     option('--restart', action='store_true', help='discard what a stopped run has written')],
     """
   bilingual-embed encode --model runs/cpu-en-de-42 texts.txt --out vectors.npy
   bilingual-embed encode --model runs/cpu-en-de-42 articles.csv --field body --keep id,title --out vectors.parquet
   zcat big.jsonl.gz | bilingual-embed encode --model runs/cpu-en-de-42 --field text > vectors.jsonl
   bilingual-embed encode --model runs/cpu-en-de-42 texts.txt --out vectors.npy --output-dtype int8
-  accelerate launch --num_processes 8 -m bilingual_embed.cli encode --model runs/cpu-en-de-42 texts.txt --out vectors.npy
+  accelerate launch --num_processes 8 -m bilingual_embed.cli encode --model en-de texts.txt --out vectors.npy
 
 A run with --out may be stopped at any time; the same command continues after what is written.""")
 def _encode(a):
@@ -171,7 +171,8 @@ def _encode_shares(a, processes):
     try:
         revision,options = processes.share()
         model = load(a.model, processes.device)
-        if model.revision != revision: raise UsageError(f"--model {a.model} is another model here than in the first process")
+        if model.revision != revision:
+            raise UsageError(f"--model {a.model} is another model here than in the first process")
         for _ in model.encode_stream((), processes=processes, **options): pass
     except ProcessEnded: return 1       # the process that ended says why
 
@@ -202,7 +203,8 @@ def _encode_all(a, processes):
             print(f"continuing after the {n:,} texts in {out.part}", file=sys.stderr)
         options['truncate_dim'] = a.truncate_dim
         processes.share((model.revision, options))
-        for vectors in model.encode_stream(new_texts(), show_progress_bar=a.show_progress_bar, processes=processes, **options):
+        for vectors in model.encode_stream(new_texts(), show_progress_bar=a.show_progress_bar, processes=processes,
+                                           **options):
             done,block[:] = block[:len(vectors)],block[len(vectors):]
             for r in done: texts.add(r)
             out.add(vectors, done, texts)
@@ -283,7 +285,7 @@ def _temporary_folder():
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as tmp:
         try: yield tmp
         except OSError as e:
-            if not is_disk_full(e): raise
+            if isinstance(e, DiskFull) or not is_disk_full(e): raise
             raise OSError(f"the disk is too full for texts and vectors in {tmp}; name a folder on a larger disk "
                           "with TMPDIR") from None
 
@@ -385,7 +387,7 @@ def _show(a, keep, query, scores, rows):
             print(f"{rank:4} {score:7.4f}  {' '.join(text.split())}"[:width])
     sys.stdout.flush()
 
-# %% ../nbs/92_cli.ipynb #4baa1369
+# %% ../nbs/92_cli.ipynb #dd7b29a8
 ACTIONS = {} # name -> function of the arguments
 
 def _action(f):
@@ -398,12 +400,13 @@ def _action(f):
     option('files', nargs='*', help='build, add: files of texts; remove: ids (- for lines of standard input)'),
     option('--model', default='', help='model folder or name; remove and rebuild do without'),
     *READING[1:],
-    option('--id', default='', help='field that names each text, so that it can be removed (default: they are counted)'),
+    option('--id', default='', help='field that names each text, to remove it by (default: they are counted)'),
     option('--keep', default='', help='fields or columns to keep beside the text, comma-separated'),
     option('--kind', choices=KINDS, help='build (default: hnsw), rebuild: flat is exact, ivfpq the smallest in memory'),
     option('--vectors', default='', help='what encode has written from these files (default: encode them now)'),
     option('--restart', action='store_true', help='discard the vectors that a stopped build or add has written'),
     option('--queries', default='', help='recall: file of queries (default: 200 of the texts themselves)'),
+    option('--query-field', default='', help='field of --queries (default: --field)'),
     option('-k', type=_positive, default=10, help='recall: of how many nearest texts (default: 10)'),
     option('--effort', type=_positive, help='recall: how hard to try: candidates (hnsw) or lists (ivfpq)')],
     """
@@ -418,7 +421,8 @@ A build or add may be stopped at any time; the same command continues.""")
 def _index(a):
     if a.kind and a.action not in ('build','rebuild'): raise UsageError("--kind belongs to build and rebuild")
     if a.files and a.action in ('rebuild','recall'): raise UsageError(f"{a.action} takes no files: {a.files[0]!r}")
-    if not a.model and (a.action in ('build','add') or a.queries): raise UsageError("--model names the model that encodes")
+    if not a.model and (a.action in ('build','add') or a.queries):
+        raise UsageError("--model names the model that encodes")
     return ACTIONS[a.action](a)
 
 @_action
@@ -433,7 +437,8 @@ def _index_build(a):
         vectors,about,done = _index_vectors(a, spool, range(len(spool)), texts, tmp)
         t = time.perf_counter()
         rows = (spool[i] for i in range(len(spool)))
-        index = build_index(a.folder, vectors, rows, ids, a.kind or 'hnsw', [a.id or 'id', *keep], about)
+        names = [a.id or 'id', *keep]
+        index = build_index(a.folder, vectors, rows, ids, a.kind or 'hnsw', names, about | dict(id=a.id))
         seconds = time.perf_counter()-t
         done()
         spool.close()
@@ -445,8 +450,10 @@ def _index_build(a):
 def _index_add(a):
     index = Index(a.folder)
     keep = _kept_in_index(a)
-    if [a.id or 'id', *keep] != index.keep:
-        raise UsageError(f"{a.folder} has the fields {', '.join(index.keep)}; give the same --id and --keep")
+    if (a.id, keep) != (index.about.get('id', ''), index.keep[1:]):
+        names = 'counted texts' if not index.about.get('id') else f"texts with --id {index.keep[0]}"
+        kept = f" and --keep {','.join(index.keep[1:])}" if index.keep[1:] else ''
+        raise UsageError(f"{a.folder} holds {names}{kept}; give the same --id and --keep")
     with _temporary_folder() as tmp, _warnings_as_lines():
         spool,ids,texts,bad = _read_for_index(a, keep, tmp)
         new = _not_there_yet(index, spool, ids)
@@ -487,13 +494,13 @@ def _index_recall(a):
 
 def _print_recall(a, index, queries=None):
     m,size = index.measure(queries, a.k, a.effort),index.size()
-    print(f"recall of the {a.k} nearest {m['recall']:.3f}, {m['ms']:.2f} ms a query (exact search {m['exact_ms']:.2f}), "
-          f"from {m['queries']:,} queries")
+    print(f"recall of the {a.k} nearest {m['recall']:.3f} and {m['ms']:.2f} ms a query (exact search "
+          f"{m['exact_ms']:.2f}), from {m['queries']:,} queries")
     print(f"memory {size['graph']/1e6:,.1f} MB; on disk {size['vectors']/1e6:,.1f} MB of vectors, "
           f"{size['rows']/1e6:,.1f} MB of texts")
 
 def _kept_in_index(a):
-    if a.id in SHOWN: raise UsageError(f"--id: {a.id} is the name of something that is shown anyway; name another field")
+    if a.id in SHOWN: raise UsageError(f"--id: {a.id} is shown anyway, under this name; name another field")
     return _kept_fields(a, (*SHOWN, 'id', a.id))
 
 def _read_for_index(a, keep, tmp):
@@ -519,8 +526,8 @@ def _not_there_yet(index, spool, ids):
     known = index.ids()
     changed = [i for i,name in enumerate(ids) if name in known and index.row(known[name]).text != spool[i].text]
     if changed:
-        raise UsageError(f"{len(changed):,} of the texts have changed since they were put into {index.folder}, the first "
-                         f"with the id {ids[changed[0]]!r}: remove these with index remove, then add them again")
+        raise UsageError(f"{len(changed):,} of the texts have changed since they were put into {index.folder}, the "
+                         f"first with the id {ids[changed[0]]!r}: remove these with index remove, then add them again")
     return [i for i,name in enumerate(ids) if name not in known]
 
 def _index_vectors(a, spool, which, texts, tmp, index=None):

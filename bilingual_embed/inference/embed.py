@@ -128,7 +128,7 @@ class TextIds:
         return self.seen,self.cut,self.first_cut
 
     def sum_up(self,
-        counts:list[tuple[int,int,int|None]], # of each process
+        counts:Sequence[tuple], # of each process
     ):
         "Speak for several processes"
         seen,cut,first_cut = zip(*counts)
