@@ -432,7 +432,7 @@ def _index_build(a):
     keep = _kept_in_index(a)
     with _temporary_folder() as tmp, _warnings_as_lines():
         spool,ids,texts,bad = _read_for_index(a, keep, tmp)
-        if not len(spool) and a.kind != 'flat': raise UsageError(f"there are no texts in {', '.join(a.files)}")
+        if not len(spool): raise UsageError(f"there are no texts in {', '.join(a.files)}")
         Path(a.folder).mkdir(parents=True, exist_ok=True)
         vectors,about,done = _index_vectors(a, spool, range(len(spool)), texts, tmp)
         t = time.perf_counter()

@@ -419,9 +419,9 @@ class Output:
         except KeyError: raise FileError(f"{self.note} is damaged; start again with --restart") from None
         changed = [f"{k} was {was.get(k)!r}, now {self.about.get(k)!r}" for k in {**was, **self.about}
                    if was.get(k) != self.about.get(k)]
-        noted = d.get('ranges')
-        if noted is not None:
-            noted = check_ranges(noted, self.dim)
+        if not changed and d.get('ranges') is not None:
+            try: noted = check_ranges(d['ranges'], self.dim)
+            except ValueError: raise FileError(f"{self.note} is damaged; start again with --restart") from None
             if self.ranges is not None and not np.array_equal(self.ranges, noted): changed.append("other ranges for int8")
             self.ranges = noted
         if changed:
