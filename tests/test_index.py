@@ -52,6 +52,12 @@ def test_what_is_removed_is_not_found(tmp_path, kind):
     index.add(X[1:2], rows(1, 1), ['id1'])                                       # the id is free again
     assert texts(index, index.search(X[1:2], 1)[1]) == [['text 1']]
 
+def test_too_few_from_the_graph(index, monkeypatch):
+    "As where the lists that were looked into are nearly empty: the exact search answers"
+    def near(graph, kind, queries, n, effort, removed): return np.array([[5] + [-1]*(n-1)]*len(queries))
+    monkeypatch.setattr('bilingual_embed.inference.index._near', near)
+    np.testing.assert_array_equal(index.search(QUERIES, 4)[1], top_k(QUERIES, X[:400], 4)[1])
+
 def test_ivfpq_passes_over_what_is_removed(tmp_path):
     n = 10_000
     x = unit(g.normal(size=(n,16)))
