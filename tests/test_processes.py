@@ -252,7 +252,7 @@ def test_the_shipped_command_encodes(model_folder, tmp_path):
     (tmp_path/'a.txt').write_text(''.join(f'text {i} and more\n' for i in range(5000)))
     def encode(out): return '-m','bilingual_embed.cli','encode','--model',model_folder,tmp_path/'a.txt','--max-length',4,'--out',tmp_path/out
     command = launch('one_node', '--main_process_port', free_port(), *encode('two.npy'))
-    for c in (command, [*PYTHON, *map(str, encode('one.npy'))]):
+    for c in (command, [sys.executable, *map(str, encode('one.npy'))]):
         r = subprocess.run(c, capture_output=True, text=True, timeout=500, env=ENV)
         assert r.returncode == 0 and r.stderr.count('5,000 of 5,000 texts are longer') == 1, r.stderr[-3000:]
     assert (tmp_path/'one.npy').read_bytes() == (tmp_path/'two.npy').read_bytes()
