@@ -30,7 +30,7 @@ def test_help(command):
     if command: assert 'example' in r.stdout
 
 def test_there_are_these_commands():
-    assert sorted(COMMANDS) == ['doctor','encode','evaluate','export','graft','mteb','plan','search','train']
+    assert sorted(COMMANDS) == ['doctor','encode','evaluate','export','graft','index','mteb','plan','search','train']
 
 def test_encode_from_stdin(model_folder, embedder):
     texts = ['Good morning, harbour.', 'Guten Morgen, Hafen.']
@@ -170,6 +170,11 @@ REFUSED = [ # arguments of encode, what the message says
     ('a.txt --out x.npy --keep text', 'only numbers'),
     ('a.jsonl --field text --out a.jsonl', 'one of the files to read'),
     ('a.txt --restart', 'belongs to --out'),
+    ('a.txt --output-dtype int8', 'wants --out with .npy or .parquet'),
+    ('a.txt --output-dtype ubinary --out v.jsonl', 'in JSON each number is text'),
+    ('a.txt --ranges r.npy --out v.npy', 'belongs to --output-dtype int8'),
+    ('a.txt --ranges r.npy --output-dtype int8 --out v.npy', 'cannot read r.npy'),
+    ('a.txt --ranges a.txt --output-dtype int8 --out v.npy', 'no ranges for vectors of 32 numbers'),
     ('a.txt --prompt-name query', "no prompt 'query'; it has none"),
     ('a.txt --prompt a --prompt-name query', 'not both'),
     ('a.csv a.parquet --field text --keep text --out v.parquet', 'all files to be Parquet, or none'),
@@ -382,6 +387,29 @@ def test_search_over_two_files(model_folder, embedder, files, tmp_path):
     code,_,err = call(*how, 'x', '--vectors', tmp_path/'v.npy')
     assert code == 2 and 'has 300 rows and there are 301 texts' in err, err
 
+def test_fewer_bytes_are_searched(model_folder, embedder, files, tmp_path):
+    "int8 with the ranges of another run, float16 and bits, in both kinds of file; most of what float32 finds"
+    csv = files/'a.csv','--field','text'
+    encode,search = ('encode','--model',model_folder,*csv),('search','--model',model_folder,*csv,'--jsonl','--queries',files/'a.txt')
+    def found(vectors):
+        code,out,err = call(*search, '--vectors', vectors)
+        assert code == 0, err
+        return [(r['query'], r['text']) for r in map(json.loads, out.splitlines())]
+    assert call(*encode, '--out', tmp_path/'v.npy')[0] == 0
+    want = found(tmp_path/'v.npy')
+    for precision,least in (('float16',.99), ('int8',.9), ('ubinary',.2)):
+        for kind in ('npy','parquet'):
+            out = tmp_path/f'{precision}.{kind}'
+            ranges = ('--ranges',tmp_path/'int8.npy.json') if (precision,kind) == ('int8','parquet') else ()
+            assert call(*encode, '--output-dtype', precision, *ranges, '--out', out)[0] == 0
+            got = found(out)
+            assert len(set(got) & set(want)) >= least*len(want), precision
+            if kind == 'npy': first = got
+        assert got == first
+    record = json.loads((tmp_path/'int8.npy.json').read_text())
+    x = embedder.encode(TEXTS)
+    np.testing.assert_allclose(record['ranges'], [x.min(0), x.max(0)], atol=1e-6)
+
 def test_search_as_typed(model_folder, files):
     r = run('search', '--model', model_folder, files/'a.txt', '-k', 2, stdin=f'{TEXTS[1]}\n')
     assert r.returncode == 0 and not r.stderr, r.stderr
@@ -425,7 +453,8 @@ VALUES = { # option -> its values
     '--out': st.sampled_from(['o.npy','o.jsonl','o.parquet','a.csv','o.gif','no/o.npy','.']),
     '--truncate-dim': number, '--dim': number, '--max-length': number, '-k': number,
     '--delimiter': st.sampled_from([',',';','\\t']) | word,
-    '--vectors': name, '--queries': name,
+    '--vectors': name, '--queries': name, '--index': st.sampled_from(['.','none','a.txt']), '--ranges': name,
+    '--output-dtype': st.sampled_from(['int8','ubinary','float16']),
     '--prompt': word, '--prompt-name': word,
     '--dtype': st.just('float32'), '--precision': st.just('fp32')}
 flags = st.sampled_from([['--skip-bad'], ['--restart'], ['--jsonl'], ['--show-progress-bar']])

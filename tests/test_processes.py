@@ -1,6 +1,6 @@
 """A model that is loaded once encodes in many processes, forked or spawned. Several processes train as one, started by
 `accelerate launch` with the configs that ship: they give the losses of one process on the same global batch, and
-checkpoints go from two processes to one and back"""
+checkpoints go from two processes to one and back. They encode as one: the same file, byte for byte, whoever was killed"""
 import json, math, os, shutil, socket, subprocess, sys
 from pathlib import Path
 import pytest, torch
@@ -179,3 +179,80 @@ def test_forked_processes_encode(folders):
 @pytest.mark.skipif(sys.platform != 'linux', reason="counts threads in /proc")
 @pytest.mark.parametrize('how', ['spawn','forkserver'])
 def test_other_processes_encode(folders, how): encode_in_processes(how, folders[:1])
+
+# ---- one encode shared by several processes
+
+SHARED = """
+import json, os, signal, socket, sys
+from pathlib import Path
+import bilingual_embed.inference.embed as e
+from bilingual_embed.cli import main
+from bilingual_embed.inference.processes import Processes
+e._blocks.__defaults__ = (16,10**6)
+model = e.load(sys.argv[1])
+model.revision
+e.load = lambda *a: model
+folder = Path(sys.argv[2])
+
+def start(rank, size, port, args, dies_at):
+    "A process that kills itself before it hands over the vectors of that round"
+    if pid := os.fork(): return pid
+    os.environ |= dict(RANK=str(rank), WORLD_SIZE=str(size), MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
+    collect,rounds = Processes.collect,[]
+    def deadly(self, vectors):
+        rounds.append(len(vectors))
+        if len(rounds) == dies_at: os.kill(os.getpid(), signal.SIGKILL)
+        return collect(self, vectors)
+    Processes.collect = deadly
+    os.dup2(os.open(folder/f'stderr{rank}', os.O_WRONLY|os.O_CREAT|os.O_TRUNC), 2)
+    os._exit(main(args))
+
+def encode(out, size=2, dies=None, dies_at=None, more=()):
+    "Exit codes of the processes"
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        port = s.getsockname()[1]
+    args = ['encode', '--model', sys.argv[1], sys.argv[3], '--field', 'text', '--out', str(out), *more]
+    pids = [start(r, size, port, args, dies_at if r == dies else None) for r in range(size)]
+    return [os.waitstatus_to_exitcode(os.waitpid(p, 0)[1]) for p in pids]
+
+def rows(out): return json.loads(Path(f'{out}.part.json').read_text())['rows']
+def files(d): return {p.name: p.read_bytes() for p in d.iterdir()}
+
+WAYS = dict(int8=('--output-dtype','int8'), parquet=('--keep','id'))
+for way,more in WAYS.items():
+    whole,broken = folder/f'{way}-whole',folder/f'{way}-broken'
+    for d in (whole,broken): d.mkdir()
+    name = f"v.{'npy' if way == 'int8' else way}"
+    assert encode(whole/name, 1, more=more) == [0]
+    assert encode(broken/name, dies=1, dies_at=3, more=more) == [1,-9]
+    assert rows(broken/name) == 64 and 'same command continues' in (folder/'stderr0').read_text()
+    assert encode(broken/name, 3, dies=0, dies_at=2, more=more) == [-9,1,1]
+    assert rows(broken/name) == 112 and not (folder/'stderr1').read_text()
+    if way == 'int8':
+        codes = encode(broken/name, more=('--truncate-dim','8'))
+        assert codes == [2,1] and 'dim was 32, now 8' in (folder/'stderr0').read_text(), codes
+    assert encode(broken/name, more=more) == [0,0]
+    assert 'continuing after the 112 texts' in (folder/'stderr0').read_text()
+    assert files(broken) == files(whole), way
+print('the same')
+"""
+
+@pytest.mark.skipif(sys.platform != 'linux', reason="forks")
+def test_processes_share_an_encode(model_folder, tmp_path):
+    "Two and three processes write the file of one; the first or another is killed, and any number continues"
+    (tmp_path/'a.csv').write_text('id,text\n' + ''.join(f'{i},{"the boats of text " * (i % 4)}{i}\n' for i in range(200)))
+    command = [*PYTHON, '-c', SHARED, model_folder, tmp_path, tmp_path/'a.csv']
+    r = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=300, env=ENV)
+    assert r.stdout == 'the same\n', r.stderr[-3000:]
+
+@pytest.mark.slow
+def test_the_shipped_command_encodes(model_folder, tmp_path):
+    "Started by accelerate; warnings about texts that were cut are counted over all processes, once"
+    (tmp_path/'a.txt').write_text(''.join(f'text {i} and more\n' for i in range(5000)))
+    def encode(out): return '-m','bilingual_embed.cli','encode','--model',model_folder,tmp_path/'a.txt','--max-length',4,'--out',tmp_path/out
+    command = launch('one_node', '--main_process_port', free_port(), *encode('two.npy'))
+    for c in (command, [sys.executable, *map(str, encode('one.npy'))]):
+        r = subprocess.run(c, capture_output=True, text=True, timeout=500, env=ENV)
+        assert r.returncode == 0 and r.stderr.count('5,000 of 5,000 texts are longer') == 1, r.stderr[-3000:]
+    assert (tmp_path/'one.npy').read_bytes() == (tmp_path/'two.npy').read_bytes()

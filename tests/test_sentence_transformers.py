@@ -4,6 +4,7 @@ from contextlib import redirect_stdout
 import numpy as np, pytest
 from bilingual_embed import convert, load
 from bilingual_embed.cli import main
+from bilingual_embed.data.quantization import calibrate, quantize_embeddings
 from bilingual_embed.inference.sentence_transformers import save_st
 
 PROMPTS = dict(query='Frage: ', document='Text: ', title='Titel: ')
@@ -138,3 +139,12 @@ def test_a_name_in_the_way(embedder, tmp_path):
     (tmp_path/'m'/'tokenizer.json').mkdir(parents=True)
     with pytest.raises(OSError, match='something of that name in the way'):
         save_st(tmp_path/'m', embedder.model, embedder.tokenizer)
+
+def test_the_same_codes(embedder):
+    "quantize_embeddings, with ranges of other texts"
+    theirs = pytest.importorskip('sentence_transformers.util').quantize_embeddings
+    x = embedder.encode(TEXTS*2)
+    ranges = calibrate(embedder.encode(TEXTS[:2]))
+    for precision in ('float32','int8','ubinary'):
+        ours = quantize_embeddings(x, precision, ranges)
+        np.testing.assert_array_equal(ours, theirs(x, precision, ranges=ranges))

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ENDINGS', 'FORMATS', 'LONGEST', 'FileError', 'Row', 'Bad', 'arrow', 'by_ending', 'format_of', 'read_rows',
-           'json_lines', 'Texts', 'Output', 'open_vectors', 'Spool']
+           'json_lines', 'Texts', 'Output', 'open_vectors', 'read_ranges', 'Spool']
 
 # %% ../../nbs/44_data.files.ipynb #3724d917
 import csv, datetime, decimal, gzip, hashlib, json, os, re, sys, zlib
@@ -19,6 +19,7 @@ import numpy as np
 
 from ..core.io import json_text, locked, NPY_HEAD, npy_header, read_json, write_json
 from .lines import byte_lines, iconv, jq, json_advice, json_items, LinesError, peeked, utf8_chunks
+from .quantization import calibrate, check_ranges, code_width, PRECISIONS, quantize_embeddings, Quantized
 
 # %% ../../nbs/44_data.files.ipynb #fc4b54c4
 class FileError(ValueError): "A file that cannot be read or written as asked"
@@ -351,15 +352,22 @@ class Output:
         about:dict,           # what else must be the same to continue: model revision, options
         keep:Sequence[str]=(),# names of the kept values
         restart:bool=False,   # discard what was begun
+        precision:str='float32', # of the numbers: one of `quantization.PRECISIONS`; .jsonl has float32
+        ranges:np.ndarray|None=None, # (2,D), for int8; None: those of the first block
     ):
         self.path = Path(path)
         self.dim = dim
         self.keep = list(keep)
+        self.precision = precision
+        self.ranges = ranges if ranges is None else check_ranges(ranges, dim)
+        if precision != 'float32': about = about | dict(precision=precision)
         self.about = json.loads(json.dumps(about | dict(dim=dim, keep=self.keep)))
         self.part = Path(f'{path}.part')
         self.note = Path(f'{path}.part.json')
         self.kind = self.path.suffix
         if self.kind == '.parquet': arrow()
+        if self.kind == '.jsonl' and precision != 'float32':
+            raise FileError(f"{precision} is written into .npy and .parquet; in JSON each number is text")
 
         self.rows = 0
         self.size = NPY_HEAD if self.kind == '.npy' else 0  # bytes
@@ -411,12 +419,21 @@ class Output:
         except KeyError: raise FileError(f"{self.note} is damaged; start again with --restart") from None
         changed = [f"{k} was {was.get(k)!r}, now {self.about.get(k)!r}" for k in {**was, **self.about}
                    if was.get(k) != self.about.get(k)]
+        if not changed and d.get('ranges') is not None:
+            try: noted = check_ranges(d['ranges'], self.dim)
+            except ValueError: raise FileError(f"{self.note} is damaged; start again with --restart") from None
+            if self.ranges is not None and not np.array_equal(self.ranges, noted): changed.append("other ranges for int8")
+            self.ranges = noted
         if changed:
             raise FileError(f"{self.part} was begun with another command ({'; '.join(changed)}); give that again "
                             f"to continue after its {self.rows:,} texts, or use --restart to start again")
 
     def _commit(self):
-        write_json(self.note, dict(rows=self.rows, size=self.size, hash=self.hash, kinds=self.kinds, about=self.about))
+        done = dict(rows=self.rows, size=self.size, hash=self.hash, kinds=self.kinds, about=self.about)
+        write_json(self.note, done | self._noted_ranges())
+
+    def _noted_ranges(self):
+        return {} if self.ranges is None else dict(ranges=self.ranges.tolist())
 
     @contextmanager
     def _write_errors(self):
@@ -446,6 +463,8 @@ class Output:
         texts:Texts,        # all that was read so far
     ):
         "Append a block; when this returns, it is on disk"
+        if self.precision == 'int8' and self.ranges is None and len(x): self.ranges = calibrate(x)
+        if self.precision != 'float32': x = quantize_embeddings(x, self.precision, self.ranges)
         b = self._bytes(x, rows)
         with self._write_errors():
             self._write(b)
@@ -461,7 +480,7 @@ class Output:
 
     def _bytes(self, x, rows):
         "A block in the format of the file"
-        if self.kind == '.npy': return np.ascontiguousarray(x, '<f4').tobytes()
+        if self.kind == '.npy': return np.ascontiguousarray(x, PRECISIONS[self.precision]).tobytes()
         if self.kind == '.jsonl': return json_lines(x, rows, self.keep).encode()
         pa = arrow()
         table = self._table(pa, x, rows)
@@ -471,8 +490,8 @@ class Output:
 
     def _table(self, pa, x, rows):
         "A block as an Arrow table: the kept columns, then the embedding"
-        flat = pa.array(np.ascontiguousarray(x, np.float32).ravel())
-        embedding = pa.FixedSizeListArray.from_arrays(flat, self.dim)
+        flat = pa.array(np.ascontiguousarray(x, PRECISIONS[self.precision]).ravel())
+        embedding = pa.FixedSizeListArray.from_arrays(flat, code_width(self.dim, self.precision))
         if not self.keep: return pa.table(dict(embedding=embedding))
         if len({r.batch is None for r in rows}) > 1:
             raise FileError("--keep into .parquet needs all files to be Parquet, or none")
@@ -502,7 +521,7 @@ class Output:
 
     def record(self)->dict:
         "What a finished file says about itself"
-        return dict(self.about, rows=self.rows, texts=self.hash[0])
+        return dict(self.about, rows=self.rows, texts=self.hash[0]) | self._noted_ranges()
 
     def finish(self):
         "Give the file its name"
@@ -515,7 +534,7 @@ class Output:
     def _finish_npy(self):
         beside = self.path.with_name(self.path.name+'.json')
         self.file.seek(0)
-        self._write(npy_header(self.rows, self.dim, '<f4'))
+        self._write(npy_header(self.rows, code_width(self.dim, self.precision), PRECISIONS[self.precision]))
         os.fsync(self.file.fileno())
         beside.unlink(missing_ok=True)
         os.replace(self.part, self.path)
@@ -547,7 +566,8 @@ class Output:
 
     def _no_rows(self, pa):
         empty = {k: pa.array([], pa.string()) for k in self.keep}
-        return pa.table(empty | dict(embedding=pa.array([], pa.list_(pa.float32(), self.dim))))
+        number = pa.from_numpy_dtype(PRECISIONS[self.precision])
+        return pa.table(empty | dict(embedding=pa.array([], pa.list_(number, code_width(self.dim, self.precision)))))
 
     def _typed(self, pa, table):
         "Columns of JSON values in the type of all their values"
@@ -564,7 +584,7 @@ class Output:
 def open_vectors(
     path:str|Path,   # .npy or .parquet, from `encode` or another program
     folder:str|Path, # for a copy of the embeddings in a Parquet file, which cannot be memory-mapped
-)->tuple[np.ndarray,dict]: # (N,D) mapped from disk, and what the file says about itself: model, rows, texts; else {}
+)->tuple[np.ndarray|Quantized,dict]: # (N,D) mapped from disk, and what the file says of itself: model, texts; else {}
     "Embeddings of a file, in constant memory"
     path = Path(path)
     if path.suffix not in ('.npy','.parquet'):
@@ -572,12 +592,35 @@ def open_vectors(
     if not path.is_file(): raise FileError(f"cannot read {path}: there is no such file")
 
     x,about = _from_npy(path) if path.suffix == '.npy' else _from_parquet(path, folder)
-    if x.ndim != 2 or x.dtype.kind != 'f':
-        raise FileError(f"{path} holds {x.dtype} of shape {x.shape}; it should hold rows of floating point numbers")
-    if about and (about.get('rows'),about.get('dim')) != x.shape:
+    precision = str(about.get('precision', 'float32'))
+    if x.ndim != 2 or not _holds(x, precision):
+        raise FileError(f"{path} holds {x.dtype} of shape {x.shape}; it should hold rows of floating point numbers "
+                        "(int8 and ubinary are read with the record that encode writes beside them)")
+    if about and (about.get('rows'),code_width(about.get('dim'), precision)) != x.shape:
         raise FileError(f"{path} has shape {x.shape}, but its record says "
                         f"{about.get('rows')} rows of {about.get('dim')}: encode the texts again")
-    return x,about
+    if precision == 'float32': return x,about
+    try: return Quantized(x, precision, about['dim'], about.get('ranges')),about
+    except ValueError as e: raise FileError(f"the record of {path} is damaged ({e}); encode the texts again") from None
+
+def _holds(x, precision):
+    "Are these the numbers that the record says? Other programs' floats have no record"
+    if precision in ('int8','ubinary'): return x.dtype == np.dtype(PRECISIONS[precision])
+    return x.dtype.kind == 'f'
+
+def read_ranges(
+    path:str|Path, # .npy with (2,D) numbers, or the .json beside vectors in int8
+    dim:int,       # D
+)->np.ndarray:     # (2,D) float32
+    "Ranges for int8 from a file"
+    path = Path(path)
+    if not path.is_file(): raise FileError(f"cannot read {path}: there is no such file")
+    try:
+        if path.suffix == '.npy': return check_ranges(np.load(path, allow_pickle=False), dim)
+        return check_ranges(read_json(path).get('ranges'), dim)
+    except ValueError as e:
+        raise FileError(f"{path} holds no ranges for vectors of {dim} numbers ({e}); give a .npy file of two rows, "
+                        "or the .json beside vectors in int8") from None
 
 def _record(b):
     "A dict; {} if the bytes are none"
@@ -598,21 +641,23 @@ def _from_parquet(path, folder):
     copy = Path(folder)/'vectors'
     try:
         with pa.parquet.ParquetFile(path) as f, open(copy, 'wb') as out:
-            _check_embedding(pa, path, f.schema_arrow)
-            n,D = _copy_embedding(f, path, out)
             about = _record((f.schema_arrow.metadata or {}).get(b'bilingual_embed', b''))
+            number = PRECISIONS.get(str(about.get('precision')), '<f4')
+            _check_embedding(pa, path, f.schema_arrow, number)
+            n,D = _copy_embedding(f, path, out, number)
     except (pa.ArrowException, OSError) as e:
         raise FileError(f"{path} is no Parquet file, or a damaged one ({_first_line(e)})") from None
     # an empty file cannot be mapped
-    return np.memmap(copy, np.float32, 'r', shape=(n, D)) if n*D else np.empty((n, D), np.float32), about
+    return np.memmap(copy, number, 'r', shape=(n, D)) if n*D else np.empty((n, D), number), about
 
-def _check_embedding(pa, path, schema):
+def _check_embedding(pa, path, schema, number):
     kind = schema.field('embedding').type if schema.names.count('embedding') == 1 else None
-    if not hasattr(kind, 'value_type') or not pa.types.is_floating(kind.value_type):
+    value = getattr(kind, 'value_type', None)
+    if value is None or not (pa.types.is_floating(value) or value == pa.from_numpy_dtype(number)):
         raise FileError(f'{path} has no column "embedding" of lists of floating point numbers; '
                         f"its columns: {_names(schema.names)}")
 
-def _copy_embedding(f, path, out):
+def _copy_embedding(f, path, out, number):
     "The numbers of the embeddings into a file; how many rows there are, and of which width"
     import pyarrow.compute as pc
     n,widths = 0,set()
@@ -622,7 +667,7 @@ def _copy_embedding(f, path, out):
         if len(widths) != 1 or None in widths:
             raise FileError(f"{path} has rows of unequal length or without an embedding near row {n+1}: "
                             f"{sorted(map(str, widths))}")
-        out.write(np.asarray(column.flatten(), np.float32).tobytes())
+        out.write(np.asarray(column.flatten(), number).tobytes())
         n += len(column)
     return n, widths.pop() if widths else 0
 

@@ -24,6 +24,7 @@ from tqdm import tqdm
 from ..core.io import read_json, repo_path
 from ..data.batches import padded_batches
 from ..data.tokenizer import TokenizerError, load_tokenizer
+from .processes import Processes
 from ..model.attention import cpu_has_bf16
 from ..model.jina_bert import JinaBertModel, embed, load_model
 
@@ -102,24 +103,38 @@ class TextIds:
 
     def __call__(self,
         texts:list[str],
+        first:int|None=None, # position of the first of them; None: they follow those of the call before
     )->list[np.ndarray]: # int32 token ids of each text, at most max_length of them
         "The ids of the next texts; positions are counted over all calls"
-        for i,t in enumerate(texts, self.seen):
+        if first is None: first = self.seen
+        for i,t in enumerate(texts, first):
             if not isinstance(t, str): raise TextError(f"text {i} is {type(t).__name__} ({repr(t):.60}), not a string")
         prompted = [self.prompt+t for t in texts]
         longest = self.max_length*CHARS_PER_TOKEN
-        ids = self._tokenize([t[:longest] for t in prompted], self.seen)
+        ids = self._tokenize([t[:longest] for t in prompted], first)
 
-        for i,t in enumerate(texts, self.seen):
+        for i,t in enumerate(texts, first):
             if self.on_empty == 'error' and self._is_empty(t):
                 raise TextError(f"text {i} is empty ({t!r:.20}): leave it out, or pass on_empty='keep' to give it the "
                                 "vector of its special tokens")
         for i,t in enumerate(prompted):
             # fewer tokens than wanted of a text that goes on: its tokens are long, so read all of it
-            if len(t) > longest and len(ids[i]) <= self.max_length: ids[i] = self._tokenize([t], self.seen+i)[0]
-            if len(ids[i]) > self.max_length: ids[i] = self._shorten(ids[i], t, self.seen+i)
+            if len(t) > longest and len(ids[i]) <= self.max_length: ids[i] = self._tokenize([t], first+i)[0]
+            if len(ids[i]) > self.max_length: ids[i] = self._shorten(ids[i], t, first+i)
         self.seen += len(texts)
         return [np.asarray(x, np.int32) for x in ids]
+
+    def counts(self)->tuple[int,int,int|None]:
+        "How many texts there were, how many of them were cut, and where the first of those is"
+        return self.seen,self.cut,self.first_cut
+
+    def sum_up(self,
+        counts:Sequence[tuple], # of each process
+    ):
+        "Speak for several processes"
+        seen,cut,first_cut = zip(*counts)
+        self.seen,self.cut = sum(seen),sum(cut)
+        self.first_cut = min((i for i in first_cut if i is not None), default=None)
 
     def warn(self):
         "Warn once, with the number of texts that were cut"
@@ -366,6 +381,7 @@ class Embedder:
         on_empty:str='error',              # an empty text: 'error', or 'keep' (the vector of its special tokens)
         show_progress_bar:bool=False,      # on stderr
         total:int|None=None,               # texts to come, for the progress bar
+        processes:Processes|None=None,     # share the work: the first has the texts and gets the vectors; None: alone
     )->Iterator[np.ndarray]:               # (n,D) float32, block after block, in order
         "Embeddings of a stream, in flat memory"
         texts = _column(texts, 'encode_stream')
@@ -375,8 +391,9 @@ class Embedder:
         autocast = _autocast(_torch_dtype(dtype), self.device)
         ids_of = TextIds(self.tokenizer, self.max_length if max_length is None else max_length, on_long, on_empty,
                          self.prompt_text(prompt_name, prompt))
-        bar = dict(total=total) if show_progress_bar else None
-        return self._stream(texts, ids_of, batch_tokens, normalize_embeddings, truncate_dim, autocast, bar)
+        processes = processes or Processes()
+        bar = dict(total=total) if show_progress_bar and not processes.rank else None
+        return self._stream(texts, ids_of, batch_tokens, normalize_embeddings, truncate_dim, autocast, bar, processes)
 
     def encode(self,
         texts:str|Iterable[str],           # one text, or any number of them
@@ -446,28 +463,37 @@ class Embedder:
         if why := _not_unicode(prompt): raise ValueError(f"prompt is not valid Unicode ({why})")
         return prompt
 
-    def _stream(self, texts, ids_of, batch_tokens, normalize, dim, autocast, bar):
+    def _stream(self, texts, ids_of, batch_tokens, normalize, dim, autocast, bar, processes):
         if bar is not None:             # tqdm would start a thread even for a bar that is not shown
             bar = tqdm(unit=' texts', unit_scale=True, desc=f'encode {self.name}', mininterval=2, **bar)
         try:
-            for block in _blocks(texts):
-                first = ids_of.seen
-                batches,place = padded_batches(ids_of(block), self.pad_id, batch_tokens)
-                vectors = []
-                # around all of a block: weights are cast once
-                with torch.inference_mode(), autocast, _eval_mode(self.model):
-                    for b in batches:
-                        vectors.append(self._vectors(b, normalize, dim))
-                        if bar is not None: bar.update(len(b.ids))
-                vectors = torch.cat(vectors)[place].numpy()
-                self._check_vectors(vectors, normalize, first)
-                yield vectors
+            for first,block in processes.deal(_blocks(texts)):
+                vectors = np.empty((0, dim or self.dim), np.float32)
+                if block: vectors = self._encode_block(block, first, ids_of, batch_tokens, normalize, dim, autocast, bar)
+                for i,part in enumerate(processes.collect(vectors)):
+                    if bar is not None and i: bar.update(len(part))     # those of other processes
+                    yield part
+            counts = processes.gather(ids_of.counts())
+            if counts is None: ids_of.cut = 0                           # the first process speaks for all
+            else: ids_of.sum_up(counts)
         except torch.OutOfMemoryError as e:
             raise MemoryError(f"a batch of {batch_tokens:,} tokens does not fit into the GPU's memory; "
                               f"pass a smaller batch_tokens ({e})") from None
         finally:
             if bar is not None: bar.close()
             ids_of.warn()
+
+    def _encode_block(self, texts, first, ids_of, batch_tokens, normalize, dim, autocast, bar): # (n,D)
+        batches,place = padded_batches(ids_of(texts, first), self.pad_id, batch_tokens)
+        vectors = []
+        # around all of a block: weights are cast once
+        with torch.inference_mode(), autocast, _eval_mode(self.model):
+            for b in batches:
+                vectors.append(self._vectors(b, normalize, dim))
+                if bar is not None: bar.update(len(b.ids))
+        vectors = torch.cat(vectors)[place].numpy()
+        self._check_vectors(vectors, normalize, first)
+        return vectors
 
     def _vectors(self, batch, normalize, dim)->Tensor: # (B,D) on the CPU
         device = self.device
