@@ -10,8 +10,8 @@ config.read(here/'settings.ini', encoding='utf-8')
 cfg = config['DEFAULT']
 lib = cfg['lib_path']
 
-extras = {k: shlex.split(cfg[f'{k}_requirements']) for k in ('train', 'files', 'onnx', 'search', 'peers', 'dev')}
-extras['dev'] += extras['train'] + extras['onnx']        # whoever edits a notebook runs every notebook
+extras = {k: shlex.split(cfg[f'{k}_requirements']) for k in ('train', 'files', 'onnx', 'search', 'peers', 'cluster', 'dev')}
+extras['dev'] += extras['train'] + extras['onnx'] + extras['cluster']        # whoever edits a notebook runs every notebook
 
 packages = find_packages(include=[lib, f'{lib}.*'])
 package_dir = {}
