@@ -123,13 +123,12 @@ def test_thinned_as_by_one_process(tmp_path):
     source = written(tmp_path/'mine', near=False)
     c = replace(config(source, tmp_path/'clean', tokens=False), changes=CHANGES | {'text.mlm_chars': 6000, 'text.pair_rows': 15})
     many,one = do(c), load_corpus(c.recipe, cache=tmp_path/'cache', log=quiet)
-    def kept(corpus): return {r for r in records(corpus) if not r.source == 'cloze'}
+    def kept(corpus): return {r for r in records(corpus) if r.source != 'cloze'}
     assert kept(many) == kept(one)
     assert sum(len(r.text) for r in kept(many) if isinstance(r, Document) and r.lang == 'en') <= 6000
 
 def test_training_reads_it_without_making_it_again(prepared, tmp_path, capsys):
-    c = Config('', '', scale='sample', changes=CHANGES)
-    r = replace(c.recipe, text=replace(c.recipe.text, source=str(prepared.folder)))
+    r = config(prepared.folder, '').recipe
     corpus = load_corpus(r, log=quiet)
     assert corpus.digest == prepared.digest
     run = start_run(r, corpus, tmp_path/'run')
@@ -147,15 +146,16 @@ def test_training_reads_it_without_making_it_again(prepared, tmp_path, capsys):
     assert [t.rows.path.stat().st_mtime_ns for t in mlm_tasks(run)] == made     # once
 
 SBATCH = '''#!/bin/bash
-# stands for Slurm: keeps the script and does its tasks, in order
+# stands for Slurm: keeps the script and, if asked to, does its tasks, in order
 last="${@: -1}"
 n=$(ls "$SLURM_TEST" | wc -l); cp "$last" "$SLURM_TEST/$n.slurm"; echo "$@" > "$SLURM_TEST/$n.args"
 range=$(grep -oP '(?<=--array=)0-\\d+' "$last")
 export SLURM_NODELIST=here SLURM_JOB_ID=$n
-for i in $(seq 0 ${range#0-}); do [ -n "$range" ] && SLURM_ARRAY_TASK_ID=$i bash "$last" >> "$SLURM_TEST/log" 2>&1; done
+for i in $(seq 0 ${range#0-}); do [ -n "$SLURM_DOES" ] && SLURM_ARRAY_TASK_ID=$i bash "$last" >> "$SLURM_TEST/log" 2>&1; done
 echo "Submitted batch job $((100+n))"
 '''
-def test_slurm(source, prepared, tmp_path, monkeypatch):
+@pytest.mark.parametrize('does', [False, pytest.param(True, marks=pytest.mark.slow)], ids=['scripts','done'])
+def test_slurm(source, prepared, tmp_path, monkeypatch, does):
     "The scripts are submitted one after the other, each waits for the one before, and their tasks make the same"
     tools = tmp_path/'bin'
     tools.mkdir()
@@ -167,6 +167,7 @@ def test_slurm(source, prepared, tmp_path, monkeypatch):
         (tools/name).chmod(0o755)
     monkeypatch.setenv('PATH', f"{tools}:{os.environ['PATH']}")
     monkeypatch.setenv('SLURM_TEST', str(tmp_path/'jobs'))
+    monkeypatch.setenv('SLURM_DOES', 'yes' if does else '')
     (tmp_path/'jobs').mkdir()
 
     options = dict(partition='cpu', time='1:00:00', mem_per_cpu_gb=3, with_srun=False)
@@ -174,12 +175,16 @@ def test_slurm(source, prepared, tmp_path, monkeypatch):
     job = do(replace(c, engine='local'), STAGES[:-2])           # the last two stages are left to Slurm
     said = []
     assert prepare(c, log=said.append) is None and said[-1].startswith('submitted as jobs')
-    scripts = [p.read_text() for p in sorted((tmp_path/'jobs').glob('*.slurm')) if '--array' in p.read_text()]
+    scripts = [p.read_text() for p in sorted((tmp_path/'jobs').glob('*.slurm'), key=lambda p: int(p.stem))]
+    scripts = [s for s in scripts if 'launch_pickled_pipeline' in s]                # the others add up statistics
     assert len(scripts) == 2
     for line in ('--array=0-1%7', '--partition=cpu', '--mem-per-cpu=3G', '--job-name=prepare-tokens', '--time=1:00:00'):
         assert line in scripts[0], scripts[0]
     waits = [p.read_text() for p in (tmp_path/'jobs').glob('*.args')]
     assert any('--dependency=afterok:' in w for w in waits), waits
+    prepare(c, log=said.append)
+    assert ('clean is prepared already' if does else '--again submits what is missing') in ' '.join(said)
+    if not does: return
     assert job.out.exists(), (tmp_path/'jobs'/'log').read_text()[-3000:]
     assert open_corpus(tmp_path/'clean').digest == prepared.digest
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['StageStep', 'Processes', 'progress', 'prepare']
 
-# %% ../../nbs/57_cluster.run.ipynb #c2c59d04
+# %% ../../nbs/57_cluster.run.ipynb #022b8020
 import contextlib, inspect, io, multiprocessing
 from collections.abc import Callable
 from concurrent.futures import as_completed, ProcessPoolExecutor
@@ -22,7 +22,7 @@ try:
 except ModuleNotFoundError:                       # the extra "cluster" is not installed; `prepare` says so
     LocalPipelineExecutor = RayPipelineExecutor = SlurmPipelineExecutor = PipelineStep = object
 
-# %% ../../nbs/57_cluster.run.ipynb #f14a03ab
+# %% ../../nbs/57_cluster.run.ipynb #3fc5d860
 class StageStep(PipelineStep):
     "A stage as a step that datatrove runs"
     type = 'prepare'
@@ -33,7 +33,7 @@ class StageStep(PipelineStep):
         "Do one task"
         with self.track_time(): run_task(self.stage.work, self.job, self.stage.name, rank)
 
-# %% ../../nbs/57_cluster.run.ipynb #a40efbf0
+# %% ../../nbs/57_cluster.run.ipynb #88dd0a99
 _TRIES = 3
 
 def _quietly(executor, rank): # in a process of the pool; what datatrove has to say is in its log
@@ -71,7 +71,7 @@ class Processes(LocalPipelineExecutor):
                 except Exception: failed.add(ranks[done])
         return failed
 
-# %% ../../nbs/57_cluster.run.ipynb #7ae482c7
+# %% ../../nbs/57_cluster.run.ipynb #49e4a171
 def _check_options(config, executor):
     "An option that the executor does not take is an error"
     ours = {'self','pipeline','tasks','workers','logging_dir','depends','skip_completed','job_name'}
@@ -110,7 +110,7 @@ def progress(
         return dict(stage=s.name, tasks=s.tasks(job), done=done, failed=len(_failures(job, s)))
     return [row(s) for s in STAGES]
 
-# %% ../../nbs/57_cluster.run.ipynb #b9176ee9
+# %% ../../nbs/57_cluster.run.ipynb #8855506a
 def prepare(
     config:Config,
     again:bool=False,    # Slurm: submit what is missing, though jobs were submitted before

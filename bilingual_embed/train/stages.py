@@ -8,7 +8,7 @@ __all__ = ['Run', 'is_main_process', 'wait_for_everyone', 'start_run', 'with_sha
 
 # %% ../../nbs/72_train.stages.ipynb #fee9be71
 import hashlib, json, os, shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import timedelta
 from functools import cached_property
