@@ -4,14 +4,16 @@ import json, os, random, shutil, signal, subprocess, sys, time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-import numpy as np, psutil, pytest, yaml
+import numpy as np, psutil, pyarrow as pa, pytest, yaml
 from bilingual_embed.cli import main
+from bilingual_embed.cluster import steps
 from bilingual_embed.cluster.config import Config, begin, plan_job
 from bilingual_embed.cluster.run import prepare, progress
 from bilingual_embed.cluster.steps import STAGES, run_task
 from bilingual_embed.core.records import Document
 from bilingual_embed.data.corpus import SampleSource, sentences
-from bilingual_embed.data.tasks import Table, load_corpus, open_corpus
+from bilingual_embed.data.batches import pack
+from bilingual_embed.data.tasks import Table, load_corpus, mlm_streams, open_corpus
 from bilingual_embed.train.stages import mlm_tasks, start_run
 
 CHANGES = {'text.held_out': 5, 'tokenizer.vocab_size': 400, 'tokenizer.chars': 20_000, 'pretrain.max_tokens': 64}
@@ -127,7 +129,10 @@ def test_thinned_as_by_one_process(tmp_path):
     assert kept(many) == kept(one)
     assert sum(len(r.text) for r in kept(many) if isinstance(r, Document) and r.lang == 'en') <= 6000
 
-def test_training_reads_it_without_making_it_again(prepared, tmp_path, capsys):
+def test_training_reads_it_without_making_it_again(source, tmp_path, monkeypatch):
+    monkeypatch.setattr(steps, '_SMALL', 0)                                     # so that tables are folders of files
+    prepared = do(replace(config(source, tmp_path/'clean'), shards=3))
+    assert all(t.path.is_dir() for t in prepared.tables if t.kind == 'document')
     r = config(prepared.folder, '').recipe
     corpus = load_corpus(r, log=quiet)
     assert corpus.digest == prepared.digest
@@ -135,8 +140,11 @@ def test_training_reads_it_without_making_it_again(prepared, tmp_path, capsys):
     tasks = mlm_tasks(run)
     assert [t.rows.path.parent.parent for t in tasks] == [prepared.folder]*3     # en, de, side by side
     assert not any((tmp_path/'run'/'tokens').iterdir())
-    text = run.tokenizer.decode(tasks[0].rows[0])
-    assert text[3:30] in next(corpus.texts('en'))                               # after <s>
+    streams = mlm_streams(r)
+    for name,task in zip(('en','de','parallel'), tasks):
+        texts = corpus.parallel(streams[name]) if name == 'parallel' else corpus.texts(name, streams[name])
+        alone = pack(texts, run.tokenizer, tmp_path/'alone.tokens', 64)         # the same stream, of one process
+        assert np.array_equal(task.rows[np.arange(len(task.rows))], alone[np.arange(len(alone))])
 
     other = replace(r, tokenizer=replace(r.tokenizer, vocab_size=380))          # another vocabulary: made as ever
     run = start_run(other, corpus, tmp_path/'other')
@@ -220,14 +228,14 @@ def test_command(tmp_path, capsys):
 def test_a_table_of_many_batches_is_not_copied_to_take_a_few_rows(prepared):
     "Arrow's own take joins all batches of a column first"
     table = next(t for t in prepared.tables if t.kind == 'document')
-    import pyarrow as pa
     rows = np.arange(len(table))[::7]
     many = Table(table.path)
-    many._hold(pa.concat_tables([many.table]*1000))
-    before = pa.total_allocated_bytes()
-    taken = many.columns(rows)
-    assert pa.total_allocated_bytes() - before < 1<<17 and taken.num_rows == len(rows)
+    many._hold(pa.concat_tables([many.table]*20_000))
+    pool = pa.default_memory_pool()
+    before = pool.max_memory()
     assert many.take(rows) == table.take(rows)
+    assert pool.max_memory() < max(before, pool.bytes_allocated() + many.table.nbytes//2)
+    assert many.table.nbytes > 2*before               # a copy would have been seen
 
 def test_sentences_are_there(prepared):
     "The clozes of documents of several sentences"

@@ -79,11 +79,13 @@ def timed(source, out, workers, **settings):
     return result(start(source, out, workers, **settings), out, began)
 
 def killed(source, out, workers, kills, seconds, seed=0):
-    "Prepare while processes are killed at random moments, spread over about so many seconds"
-    rng,began,moments = random.Random(seed),time.time(),[]
+    "Prepare while processes are killed at random moments, spread over about so many seconds; a command that gives up is repeated"
+    rng,began,moments,commands = random.Random(seed),time.time(),[],1
     run = start(source, out, workers)
     stages = Path(f'{out}.work')
-    while run.poll() is None and len(moments) < kills:
+    while len(moments) < kills and run.poll() != 0:
+        if run.poll() is not None:
+            run,commands = start(source, out, workers),commands+1
         time.sleep(rng.uniform(0, 2*seconds/kills))
         if not (stages/'scan').exists() or run.poll() is not None: continue
         busy = [p for p in psutil.Process(run.pid).children(recursive=True) if p.ppid() != run.pid]   # of the fork server
@@ -92,4 +94,5 @@ def killed(source, out, workers, kills, seconds, seed=0):
         except ProcessLookupError: continue
         stage = max((p for p in stages.iterdir() if p.is_dir()), key=lambda p: p.stat().st_mtime).name
         moments.append(dict(second=round(time.time()-began, 1), stage=stage))
-    return result(run, out, began) | dict(killed=moments)
+    if run.wait() != 0: run,commands = start(source, out, workers),commands+1
+    return result(run, out, began) | dict(killed=moments, commands=commands)
