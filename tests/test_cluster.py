@@ -167,9 +167,9 @@ def test_slurm(source, prepared, tmp_path, monkeypatch, does):
     "The scripts are submitted one after the other, each waits for the one before, and their tasks make the same"
     tools = tmp_path/'bin'
     tools.mkdir()
-    scripts = {'sbatch': SBATCH, 'scontrol': '#!/bin/bash\necho here\n', 'merge_stats': '#!/bin/bash\n',
-               'launch_pickled_pipeline': f'#!/bin/bash\nexec {sys.executable} -W ignore -c '
-                                          '"from datatrove.tools.launch_pickled_pipeline import main; main()" "$@"\n'}
+    task = '"from datatrove.tools.launch_pickled_pipeline import main; main()"'
+    scripts = dict(sbatch=SBATCH, scontrol='#!/bin/bash\necho here\n', merge_stats='#!/bin/bash\n',
+                   launch_pickled_pipeline=f'#!/bin/bash\nexec {sys.executable} -W ignore -c {task} "$@"\n')
     for name,text in scripts.items():
         (tools/name).write_text(text)
         (tools/name).chmod(0o755)
