@@ -10,8 +10,9 @@ config.read(here/'settings.ini', encoding='utf-8')
 cfg = config['DEFAULT']
 lib = cfg['lib_path']
 
-extras = {k: shlex.split(cfg[f'{k}_requirements']) for k in ('train', 'files', 'onnx', 'index', 'search', 'peers', 'dev')}
-extras['dev'] += extras['train'] + extras['onnx'] + extras['index']  # whoever edits a notebook runs every notebook
+EXTRAS = 'train', 'files', 'onnx', 'index', 'search', 'peers', 'cluster', 'dev'
+extras = {k: shlex.split(cfg[f'{k}_requirements']) for k in EXTRAS}
+for k in ('train', 'onnx', 'index', 'cluster'): extras['dev'] += extras[k]   # whoever edits a notebook runs every notebook
 
 packages = find_packages(include=[lib, f'{lib}.*'])
 package_dir = {}

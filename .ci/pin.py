@@ -9,7 +9,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
-EXTRAS = ('requirements', 'train_requirements', 'onnx_requirements', 'index_requirements', 'dev_requirements')
+EXTRAS = ('requirements', 'train_requirements', 'onnx_requirements', 'index_requirements', 'cluster_requirements',
+          'dev_requirements')
 HEAD = "# Exact versions under which the tests pass (made by .ci/pin.py; Python 3.11, Linux). pip install -c constraints.txt -e '.[dev]'"
 
 def asked_for():

@@ -208,7 +208,8 @@ def closure(names): # distributions these need, all the way down, as installed h
 DISTS = {top: {canonicalize_name(d) for d in ds} for top,ds in md.packages_distributions().items()}
 CORE = {canonicalize_name(r.name) for r in requirements('requirements')}
 DECLARED = CORE | {canonicalize_name(r.name) for r in requirements('train_requirements')}
-OPTIONAL = DECLARED | {canonicalize_name(r.name) for r in requirements('onnx_requirements', 'index_requirements', 'peers_requirements')}
+OPTIONAL = DECLARED | {canonicalize_name(r.name) for r in requirements(
+    'onnx_requirements', 'index_requirements', 'cluster_requirements', 'peers_requirements')}
 
 @pytest.mark.parametrize('m', FLOOR)
 def test_imports_are_declared(m):
@@ -235,7 +236,8 @@ def test_constraints_cover_what_is_asked_for():
     "constraints.txt pins each requirement, to a version settings.ini accepts"
     lines = [l for l in (ROOT/'constraints.txt').read_text().split('\n') if l.strip() and not l.startswith('#')]
     pins = {canonicalize_name(n): v for n,v in (l.split('==') for l in lines)}
-    for r in requirements('requirements', 'train_requirements', 'onnx_requirements', 'index_requirements', 'dev_requirements'):
+    for r in requirements('requirements', 'train_requirements', 'onnx_requirements', 'index_requirements',
+                          'cluster_requirements', 'dev_requirements'):
         v = pins.get(canonicalize_name(r.name))
         assert v, f"{r.name} has no line in constraints.txt; run python .ci/pin.py"
         assert r.specifier.contains(v, prereleases=True), f"constraints.txt has {r.name}=={v}, settings.ini wants {r}"

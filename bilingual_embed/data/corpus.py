@@ -52,9 +52,11 @@ class LocalSource:
                 if not _is_table(path): continue
                 name,lang,split = name_parts(path)
                 if split in ('dev','test') or (kind == 'scored' and split != 'train'): continue
-                if not path.is_file(): skip(name, 'not a plain file', path)   # a folder, a pipe, a broken link
+                # a folder with the name of a file holds that file in parts
+                parts = [p for p in sorted(path.glob('*')) if _is_table(p)] if path.is_dir() else [path]
+                if not parts or not all(p.is_file() for p in parts): skip(name, 'not a plain file', path)
                 elif lang is None: skip(name, 'file name without a language', path)
-                elif langs is None or set(split_langs(lang)) <= set(langs): out.append((path,kind,name,lang))
+                elif langs is None or set(split_langs(lang)) <= set(langs): out += [(p,kind,name,lang) for p in parts]
         return out
     def reachable(self)->tuple[bool,str]: # usable here?, why or why not
         "Is there anything to train on?"
@@ -77,13 +79,21 @@ class LocalSource:
             found = ', '.join(sorted({lang for *_,lang in self.files()}))
             raise ValueError(f"{self.folder} has no training files in {' or '.join(langs)}; it has {found}")
 
-        for path,kind,name,lang in files:
-            source = f'{self.name}/{name}'
-            for rec in records_of(path, kind, lang, source, self.on_error, skips, max_chars=self.max_chars):
-                if rec.lang == lang or set(split_langs(rec.lang)) <= set(langs): yield rec
-                else: skips.add(source, 'other language than the run', f'{path}: {rec.lang}')
+        for file in files: yield from self.read_file(*file, langs, skips)
+
+    def read_file(self,
+        path:Path, kind:str, name:str, lang:str, # one of `files`
+        langs:tuple[str,str], skips:Skips,       # as in `read`
+    )->Iterator[Record]:
+        "Records of one file"
+        source = f'{self.name}/{name}'
+        for rec in records_of(path, kind, lang, source, self.on_error, skips, max_chars=self.max_chars):
+            if rec.lang == lang or set(split_langs(rec.lang)) <= set(langs): yield rec
+            else: skips.add(source, 'other language than the run', f'{path}: {rec.lang}')
+
     def describe(self,
         langs:tuple[str,str]|None=None, # only the files of this pair; None: all
+        sha256:dict|None=None,          # path -> its `checksum`, where that is known; the rest are read
     )->list[dict]:                      # one row per file
         "Provenance: data set, kind, languages, checksum; licence and origin come from MANIFEST.tsv if there is one"
         known = self._manifest()
@@ -95,7 +105,7 @@ class LocalSource:
                 source=f'{self.name}/{name}', file=file, kind=kind, lang=lang,
                 rows=row.get('rows',''), bytes=path.stat().st_size, # what the manifest says, what the disk says
                 licence=row.get('licence') or 'not stated', origin=row.get('source',''),
-                version=f'sha256:{checksum(path)[:16]}'))
+                version=f'sha256:{((sha256 or {}).get(str(path.resolve())) or checksum(path))[:16]}'))
         return out
     def _manifest(self):
         "File -> its row in MANIFEST.tsv"
