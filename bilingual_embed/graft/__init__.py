@@ -1,1 +1,1 @@
-"A pretrained multilingual encoder carried into the form of JinaBERT: read, trimmed, its positions made ALiBi, healed."
+"A pretrained multilingual encoder carried into the form of JinaBERT: read, its vocabulary trimmed or replaced, its positions made ALiBi, healed."
