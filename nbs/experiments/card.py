@@ -19,7 +19,7 @@ from bilingual_embed.data.tokenizer import load_tokenizer
 from bilingual_embed.evaluate.baselines import BM25, HybridSearch, MaxP, model_name, peers, TfidfEncoder
 from bilingual_embed.evaluate.tasks import evaluate, local_tasks, Once, read_scores
 from bilingual_embed.model.jina_bert import load_model
-from graft import corpora, grafted, LANGS, PAIRS
+from graft import corpora, grafted, PAIRS
 
 SHIPPED = 'en-de-es'
 

@@ -136,8 +136,9 @@ def swapped_translations(table, most):
         if swapped := swap_words(translation, i):
             yield Triplet(text, translation, (swapped,), lang, f'{table.source}-swapped')
 
-NAMES = """Anna Ben Carmen David Elena Felix Greta Hugo Ines Jonas Katrin Lukas Maria Nils Olga Pedro Rosa Stefan
-Teresa Ulrich Vera Walter Emma Tom Julia Markus Laura Pablo Alice Robert Nora George""".split()
+NAMES = ['Anna', 'Ben', 'Carmen', 'David', 'Elena', 'Felix', 'Greta', 'Hugo', 'Ines', 'Jonas', 'Katrin', 'Lukas',
+    'Maria', 'Nils', 'Olga', 'Pedro', 'Rosa', 'Stefan', 'Teresa', 'Ulrich', 'Vera', 'Walter', 'Emma', 'Tom', 'Julia',
+    'Markus', 'Laura', 'Pablo', 'Alice', 'Robert', 'Nora', 'George']
 
 def read_events():
     "Events out of roles.txt: language -> the event told from both sides"
