@@ -15,7 +15,7 @@ def test_the_rehearsal(tmp_path):
     assert r.returncode == 0, r.stderr[-2000:]
     rows = Results(out, show=False).rows
     checks = [x for x in rows if x['part'] == 'check']
-    assert len({x['check'] for x in checks}) == 9 and all(x['ok'] for x in checks), checks
+    assert len({x['check'] for x in checks}) == 10 and all(x['ok'] for x in checks), checks
     measured = {x.get('what') for x in rows if x['part'] == 'bench'}
     assert {'rate','attention','encode'} <= measured, r.stdout[-2000:]
     assert all(x['error'] < 1e-3 for x in rows if x.get('what') in ('attention','encode'))

@@ -86,7 +86,7 @@ def test_the_first_example_prints_what_the_page_shows(capsys):
 @pytest.mark.parametrize('line', [l for l in SHELL if l[1] != 'export'], ids=lambda l: ' '.join(l[1:3]))
 def test_every_command(desk, line):
     if line[1] in ('evaluate','plan'): needs('mteb', 'mteb')
-    if line[1] == 'search':
+    if '--vectors' in line:
         vectors = line[line.index('--vectors')+1]
         go(desk, next(l for l in SHELL if '--out' in l and l[l.index('--out')+1] == vectors))
     said = go(desk, line)
