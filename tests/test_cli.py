@@ -30,7 +30,8 @@ def test_help(command):
     if command: assert 'example' in r.stdout
 
 def test_there_are_these_commands():
-    assert sorted(COMMANDS) == ['doctor','encode','evaluate','export','graft','index','mteb','plan','search','train']
+    assert sorted(COMMANDS) == ['doctor','encode','evaluate','export','graft','index','mteb','plan','prepare','search',
+                                'train']
 
 def test_encode_from_stdin(model_folder, embedder):
     texts = ['Good morning, harbour.', 'Guten Morgen, Hafen.']

@@ -64,7 +64,9 @@ class Processes(LocalPipelineExecutor):
         context = multiprocessing.get_context('forkserver')
         context.set_forkserver_preload(['bilingual_embed.cluster.run'])    # imported once, not by every process
         with ProcessPoolExecutor(min(self.workers, len(todo)), mp_context=context) as pool:
-            ranks = {pool.submit(_quietly, self, rank): rank for rank in todo}
+            ranks = {}
+            with contextlib.suppress(BrokenProcessPool):  # a process was killed: those not submitted come again, too
+                for rank in todo: ranks[pool.submit(_quietly, self, rank)] = rank
             for done in as_completed(ranks):
                 try: done.result()
                 except BrokenProcessPool: pass        # a process was killed: tasks that are not complete come again
