@@ -5,7 +5,7 @@ from unittest.mock import patch
 import numpy as np, pytest, torch
 from hypothesis import given, strategies as st
 from torch.testing import assert_close
-from transformers import BertConfig, BertModel
+from transformers import AutoModel, BertConfig, BertModel
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 import published
 from bilingual_embed import load
@@ -243,6 +243,7 @@ def test_saved_and_read_again(folder, embedder, tmp_path):
     model.model.save_pretrained(tmp_path/'hf')
     copied = get_class_from_dynamic_module('jina_bert.JinaBertModel', str(folder))   # the code beside the weights
     assert copied is not JinaBertModel
+    assert type(AutoModel.from_pretrained(folder)) is JinaBertModel   # the copy does not take the library's place
     ids = torch.tensor(model.tokenizer(TEXTS[0])['input_ids'])[None]
     want = model.model(ids).last_hidden_state
     for again in (load_model(tmp_path/'plain'), load_model(tmp_path/'hf'), copied.from_pretrained(folder).eval()):

@@ -407,10 +407,10 @@ def _masked_loss(logits, labels, n): # without a position to predict: 0, which s
     total = F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), reduction='sum')
     return total / ((labels != -100).sum().clamp_min(1) if n is None else n)
 
-# exist_ok: a notebook runs its cells twice
-AutoConfig.register(JinaBertConfig.model_type, JinaBertConfig, exist_ok=True)
-AutoModel.register(JinaBertConfig, JinaBertModel, exist_ok=True)
-AutoModelForMaskedLM.register(JinaBertConfig, JinaBertForMaskedLM, exist_ok=True)
+if not __name__.startswith('transformers_modules.'): # a folder's copy of this code does not replace the installed one
+    AutoConfig.register(JinaBertConfig.model_type, JinaBertConfig, exist_ok=True) # a notebook runs its cells twice
+    AutoModel.register(JinaBertConfig, JinaBertModel, exist_ok=True)
+    AutoModelForMaskedLM.register(JinaBertConfig, JinaBertForMaskedLM, exist_ok=True)
 
 # %% ../../nbs/15_model.jina_bert.ipynb #34a66e1a
 class _Dropout(nn.Dropout):

@@ -87,7 +87,7 @@ def texts_of_kind(text, kind):
 
 # ---- tuning: the paper's second and third stage, with the teacher beside them
 
-TUNE = replace(HEAL, steps=2000, batch_size=32, max_tokens=192, lr=1e-4, warmup_steps=60, negatives=1,
+TUNE = replace(HEAL, steps=1200, batch_size=32, max_tokens=192, lr=1e-4, warmup_steps=60, negatives=1,
                weights=(('scored',3.),('distillation',2.),('pairs',1.5),('triplets',1.),('healing',1.)),
                matryoshka_dims=(64,128,256))
 
