@@ -666,36 +666,84 @@ def _graft(a):
                    asymmetry=a.asymmetry)
     print(f"the model is in {folder}; train it further with: bilingual-embed train --start {folder}")
 
-@command('plan', 'parameters, operations, memory and hours of a recipe, before it is run', [
+@command('plan', 'what training, preparing text and encoding it will take, before any is begun', [
     option('--scale', default='cpu', choices=SCALES, help='recipe (default: cpu)'),
     option('--langs', default='en-de', help='language pair (default: en-de)'),
     option('--changes', default='', help='other values in the recipe, as in train'),
-    option('--gpus', type=int, default=1, help='processes (default: 1)'),
+    option('--gpus', type=int, default=1, help='processes that train (default: 1)'),
     option('--gpu-memory', type=float, default=0., help='GB of each, to compare with'),
     option('--tflops', type=float, default=0., help='peak of a device that is not here, in 10**12 operations a second; '
                                                     'without it, this machine is measured'),
-    option('--mfu', type=float, default=.4, help='share of that peak that training reaches: assumed (default: 0.4)')],
+    option('--mfu', type=float, default=.4, help='share of that peak that training reaches: assumed (default: 0.4)'),
+    option('--workers', type=_positive, default=1, help='processes that prepare text and encode (default: 1)'),
+    option('--prepare-gb', type=float, default=0., metavar='N', help='text to prepare, in GB of files; needs --prepared'),
+    option('--prepared', nargs='+', default=(), metavar='FOLDER', help='what prepare has made of small parts of that '
+                                                                       'text, best two of different sizes'),
+    option('--encode', type=float, default=0., metavar='N', help='texts to encode; needs --model and --texts'),
+    option('--model', default='', help='model folder, or the name of a model that ships'),
+    option('--texts', default='', metavar='FILE', help='a sample of these texts, of which the first 512 are timed here'),
+    option('--field', default='', help='field or column of that file that holds the text'),
+    option('--dtype', type=_dtype, default='float32', choices=DTYPES, help='the model computes in it (default: float32)'),
+    option('--output-dtype', default='float32', choices=list(PRECISIONS), help='of the vectors (default: float32)')],
     """
   bilingual-embed plan --scale cpu
-  bilingual-embed plan --scale base --gpus 8 --gpu-memory 80 --tflops 989""")
+  bilingual-embed plan --scale base --gpus 8 --gpu-memory 80 --tflops 989
+  bilingual-embed plan --prepare-gb 1200 --prepared small larger --workers 64
+  bilingual-embed plan --encode 5e8 --model en-de --texts some.txt --workers 64 --output-dtype int8""")
 def _plan(a):
+    if bool(a.prepare_gb) != bool(a.prepared): raise UsageError("--prepare-gb and --prepared go together")
+    if (a.encode, a.model, a.texts) != (0, '', '') and not (a.encode and a.model and a.texts):
+        raise UsageError("--encode, --model and --texts go together")
+    if a.prepare_gb < 0 or a.encode < 0: raise UsageError("--prepare-gb and --encode are above 0")
+    text = _text_costs(a) if a.prepare_gb else ''              # first: what can be wrong is found at once
+    vectors = _encode_costs(a) if a.encode else ''
+    print('\n\n'.join(part for part in (_training_costs(a), text, vectors) if part))
+
+def _training_costs(a):
     from bilingual_embed.train.plan import n_parameters, plan
     from bilingual_embed.story import story_recipe
     recipe = story_recipe(a.scale, a.langs, 0, '', a.changes)
     stages = plan(recipe, a.gpus, a.gpu_memory, a.tflops, a.mfu)
 
     n = n_parameters(recipe.model, recipe.tokenizer.vocab_size)
-    processes = f"{a.gpus} process{'es' if a.gpus > 1 else ''}"
     speed = f"assumed: {a.mfu:.0%} of {a.tflops:g} TFLOPS each" if a.tflops else "measured on this machine"
-    print(f"{a.scale} {'-'.join(recipe.langs)}: {n/1e6:.1f} M parameters, {processes}; speed {speed}")
-    print(f"{'stage':10} {'steps':>8} {'tokens':>9} {'FLOPs/token':>12} "
-          f"{'tokens/s':>10} {'hours':>9} {'GPU-hours':>10} {'GB':>6}  fits")
+    lines = [f"Training {a.scale} {'-'.join(recipe.langs)}: {n/1e6:.1f} M parameters, {_processes(a.gpus)}; speed {speed}",
+             f"{'stage':10} {'steps':>8} {'tokens':>9} {'FLOPs/token':>12} "
+             f"{'tokens/s':>10} {'hours':>9} {'GPU-hours':>10} {'GB':>6}  fits"]
     for s in stages:
-        print(f"{s['stage']:10} {s['steps']:8,} {s['tokens']/1e9:8.2f}B {s['flops_per_token']:12.3g} "
-              f"{s['tokens_per_s']:10,.0f} {s['hours']:9.2f} {s['gpu_hours']:10.1f} {s['GB']:6.1f}  {s['fits']}")
+        lines.append(f"{s['stage']:10} {s['steps']:8,} {s['tokens']/1e9:8.2f}B {s['flops_per_token']:12.3g} "
+                     f"{s['tokens_per_s']:10,.0f} {s['hours']:9.2f} {s['gpu_hours']:10.1f} {s['GB']:6.1f}  {s['fits']}")
     hours = sum(s['hours'] for s in stages)
     hint = '' if a.gpu_memory else "; pass --gpu-memory to compare the memory"
-    print(f"in all {hours:.1f} hours ({hours/24:.1f} days){hint}")
+    return '\n'.join([*lines, f"in all {hours:.1f} hours ({hours/24:.1f} days){hint}"])
+
+def _processes(n): return f"{n} process{'es' if n > 1 else ''}"
+
+def _text_costs(a):
+    from bilingual_embed.train.costs import prepared_GB, text_costs
+    rows = text_costs(a.prepared, a.prepare_gb*1e3, a.workers)
+    lines = [f"Preparing {a.prepare_gb:,g} GB of text, {_processes(a.workers)}; by a line through {len(a.prepared)} "
+             f"measured run{'s' if len(a.prepared) > 1 else ''}",
+             f"{'stage':10} {'core-hours':>11} {'hours':>9} {'GB on disk':>11} {'GB of a task':>13}"]
+    for r in rows:
+        lines.append(f"{r['stage']:10} {r['core_hours']:11.2f} {r['hours']:9.2f} {r['disk_GB']:11.2f} {r['memory_GB']:13.2f}")
+    core_hours,hours,disk = (sum(r[k] for r in rows) for k in ('core_hours','hours','disk_GB'))
+    left = prepared_GB(a.prepared, a.prepare_gb*1e3)
+    return '\n'.join([*lines, f"in all {core_hours:,.1f} core-hours, {hours:,.1f} hours ({hours/24:.1f} days); "
+                              f"{disk:,.1f} GB of disk beside the text, {left:,.1f} GB in the end"])
+
+def _encode_costs(a):
+    from bilingual_embed.inference.embed import load
+    from bilingual_embed.train.costs import encode_costs
+    if not Path(a.texts).is_file(): raise UsageError(f"--texts {a.texts} is no file")
+    bad = Bad(skip=True)
+    texts = [r.text for r in islice(read_rows([a.texts], '', a.field, [], bad), 512)]
+    _report_left_out(bad)
+    c = encode_costs(load(a.model), texts, int(a.encode), a.workers, a.output_dtype, dtype=a.dtype)
+    return (f"Encoding {a.encode:,.0f} texts with {a.model}, {_processes(a.workers)}; measured here on {len(texts)} texts, "
+            f"{c['threads']} thread{'s' if c['threads'] > 1 else ''}\n"
+            f"{c['texts_per_s']:,.0f} texts a second and process; in all {c['core_hours']:,.1f} core-hours, "
+            f"{c['hours']:,.1f} hours ({c['hours']/24:.1f} days); {c['disk_GB']:,.2f} GB of vectors")
 
 @command('evaluate', 'score a model on folders of test sets', [
     option('--model', required=True, help='model folder'),

@@ -517,6 +517,29 @@ def test_plan():
     r = run('plan', '--scale', 'base', '--changes', 'pretrain.depth=3')
     assert r.returncode == 2 and 'names nothing' in r.stderr
 
+def prepared(folder, MB):
+    "What `prepare` leaves of so many megabytes: 4 seconds and 2 for each, and half of the text again on disk"
+    rate = dict(stage='clean', side_by_side=True, cpu=4+2*MB, disk_MB=MB/2, peak_MB=700)
+    folder.mkdir()
+    (folder/'prepare.json').write_text(json.dumps(dict(MB=MB, disk_MB=MB/4, limits={}, rates=[rate])))
+    return folder
+
+def test_plan_of_text_and_vectors(model_folder, tmp_path):
+    training = 'plan', '--scale', 'base', '--tflops', 989
+    runs = [prepared(tmp_path/f'{MB}', MB) for MB in (10, 30)]
+    (tmp_path/'texts.txt').write_text('Where is the station?\nDie Suppe ist kalt.\n'*50)
+    r = run(*training, '--workers', 4, '--prepare-gb', 1800, '--prepared', *runs,
+            '--encode', 1e6, '--model', model_folder, '--texts', tmp_path/'texts.txt', '--output-dtype', 'float16')
+    assert r.returncode == 0 and not r.stderr, r.stderr
+    for words in ('in all 1,000.0 core-hours, 250.0 hours (10.4 days); 900.0 GB of disk beside the text, 450.0 GB in the end',
+                  'Encoding 1,000,000 texts', 'measured here on 100 texts'):
+        assert words in r.stdout, r.stdout
+    for wrong,words in ((['--prepare-gb', 5], 'go together'), (['--encode', 5, '--model', model_folder], 'go together'),
+                        (['--prepare-gb', 5, '--prepared', tmp_path], 'prepare.json is missing'),
+                        (['--encode', 5, '--model', model_folder, '--texts', tmp_path/'no'], 'is no file')):
+        r = run(*training, *wrong)
+        assert r.returncode == 2 and words in r.stderr, r.stderr
+
 HAVE_ONNX = all(map(importlib.util.find_spec, ('onnx','onnxruntime')))
 
 @pytest.mark.skipif(not HAVE_ONNX, reason="onnx or onnxruntime is missing: pip install '.[onnx]'")

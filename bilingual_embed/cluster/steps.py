@@ -481,12 +481,19 @@ def _join(job, folder): # tokenizer and tokens into the corpus
         files = [folder/'tokens'/'parts'/f'{i:05d}.tokens' for i,p in enumerate(parts) if p.stream == stream]
         join_packed(folder/'tokens'/f'{stream}.tokens', files, tokens_key(digest, tok, stream, chars))
 
+def _disk_MB(folder): return sum(p.stat().st_size for p in folder.rglob('*') if p.is_file())/1e6
+
+def _limits(job): # megabytes of text that a stage takes at most
+    r,langs = job.recipe,len(job.recipe.langs)
+    return dict(tokenizer=langs*r.tokenizer.chars/1e6, tokens=sum(mlm_streams(r).values())/1e6)
+
 def publish(job:Job, n:int, out:Path)->dict:
     "Give the finished folder its name, and drop what led to it"
     folder = job.task('corpus')
     if not job.out.exists():
         if job.tokens: _join(job, folder)
-        write_json(folder/'prepare.json', dict(rates=rates(job)))
+        MB = sum(a['MB'] for a in _all(job, 'scan', len(job.units)))
+        write_json(folder/'prepare.json', dict(MB=MB, disk_MB=_disk_MB(folder), limits=_limits(job), rates=rates(job)))
         os.replace(folder, job.out)
     (job.out/'about.json').unlink(missing_ok=True)
     for stage in STAGES[:-1]: shutil.rmtree(job.work/stage.name, ignore_errors=True)
@@ -510,13 +517,16 @@ STAGES = (Stage('scan', scan, _each_unit), Stage('bars', bars, _one), Stage('cle
 
 def rates(
     job:Job,
-)->list[dict]: # a row a stage: tasks, seconds and CPU seconds of all, MB read, MB a CPU second, peak memory of a task in MB
+)->list[dict]: # a row a stage: tasks, whether they may run side by side, seconds and CPU seconds of all, MB read, MB a CPU
+    # second, MB on disk when all is done, peak memory of a task in MB
     "What the stages have taken so far"
     out = []
     for stage in STAGES[:-1]:
         notes = [about(job, stage.name, i) for i in range(stage.tasks(job)) if job.task(stage.name, i).is_dir()]
         if not notes: continue
         seconds,cpu,MB = (sum(x.get(k, 0) for x in notes) for k in ('took','cpu','MB'))
-        out.append(dict(stage=stage.name, tasks=len(notes), seconds=round(seconds, 2), cpu=round(cpu, 2), MB=round(MB, 2),
-                        MB_per_s=round(MB/max(cpu, 1e-9), 2), peak_MB=round(max(x['peak'] or 0 for x in notes)/1e6)))
+        out.append(dict(stage=stage.name, tasks=len(notes), side_by_side=stage.tasks is not _one, seconds=round(seconds, 2),
+                        cpu=round(cpu, 2), MB=round(MB, 2), MB_per_s=round(MB/max(cpu, 1e-9), 2),
+                        disk_MB=round(_disk_MB(job.work/stage.name), 2),
+                        peak_MB=round(max(x['peak'] or 0 for x in notes)/1e6)))
     return out
