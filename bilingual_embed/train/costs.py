@@ -19,9 +19,11 @@ from ..data.quantization import code_width, PRECISIONS
 def straight_line(
     points:Sequence[tuple[float,float]], # (x, y) that were measured, at least one
 )->tuple[float,float]:                   # a, b of y = a + bx, neither below 0
-    "The line nearest to the points; through the origin where there is one point"
-    x,y = np.array(points, float).T
-    if len(set(x.tolist())) > 1:
+    "The line nearest to the lowest points of each size; through the origin where there is one size"
+    lowest = {}
+    for x,y in points: lowest[x] = min(y, lowest.get(x, y))
+    x,y = np.array(list(lowest.items()), float).T
+    if len(x) > 1:
         b,a = np.polyfit(x, y, 1).tolist()
         if a >= 0 and b >= 0: return a, b
         if b < 0: return float(y.mean()), 0.
@@ -44,7 +46,7 @@ def read_prepared(
     return noted
 
 def text_costs(
-    prepared:Sequence[str|Path], # one small run or, better, two of different sizes, of text like that to come
+    prepared:Sequence[str|Path], # small runs of text like that to come: one or, better, two sizes, each of them twice
     MB:float,                    # of files to prepare
     workers:int=1,               # tasks at a time, each on a core of its own
 )->list[dict]:                   # a row a stage: core_hours, hours, disk_GB, memory_GB of a task
