@@ -74,7 +74,7 @@ def healing_texts(
     lang:str,
     n_sentences:int=SENTENCES,
     n_passages:int=PASSAGES,
-)->tuple[list[str],list[str]]: # sentences of 15 to 250 characters, passages of up to 800
+)->tuple[list[str],list[str]]: # sentences of up to 250 characters (of documents: at least 15), passages of up to 800
     "Text of a language to heal on, out of documents and pairs"
     short,long = HashSample(n_sentences),HashSample(n_passages)
     for corpus in corpora:

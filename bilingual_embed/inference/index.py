@@ -22,7 +22,7 @@ from .search import cosines, top_k, unit_rows
 class IndexFolderError(ValueError): "A folder that is not an index, a damaged one, or one that does not fit what is asked of it"
 
 VERSION = 1                               # of the folder's layout
-EFFORT = dict(hnsw=128, ivfpq=64)         # kind -> default (ours): see the picture below
+EFFORT = dict(hnsw=128, ivfpq=64)         # kind -> default (ours): see experiments/vectors.ipynb
 CANDIDATES = dict(hnsw=4, ivfpq=10)       # kind -> candidates for each text wanted (ours)
 KINDS = ('flat', *EFFORT)
 FEWEST = 39*256                           # vectors for 256 codes, as FAISS recommends
@@ -141,7 +141,9 @@ def _alone(folder, kept='the index is as it was'):
 
 def _first_twice(names):
     seen = set()
-    return next((n for n in names if n in seen or seen.add(n)), None)
+    for n in names:
+        if n in seen: return n
+        seen.add(n)
 
 # %% ../../nbs/64a_inference.index.ipynb #c573da0b
 def _write_all(folder, state, vectors, rows, ids):

@@ -61,7 +61,7 @@ class Processes:
 
     def deal(self,
         blocks:Iterable[list]|None,     # of texts, in the first process; the others' are not looked at
-    )->Iterator[tuple[int,list[str]]]:  # position of the block's first text, and the texts; there may be none of them
+    )->Iterator[tuple[int,list[str]]]:  # position of the block's first text, and the texts; a block may be empty
         "The blocks of this process, as many in each"
         blocks,position,hands = iter(blocks or ()),0,None
         while True:
