@@ -620,11 +620,11 @@ def _train(a):
 
 Stopped at any moment, the same command goes on where it was.""")
 def _prepare(a):
-    from bilingual_embed.cluster.config import plan_job, read_config
-    from bilingual_embed.cluster.run import prepare
+    from bilingual_embed.cluster.config import read_config
+    from bilingual_embed.cluster.run import check, prepare
     config = read_config(a.config, source=a.source, out=a.out)
     if a.check:
-        job = plan_job(config)
+        job = check(config)
         print(f"{len(job.units)} files, {job.shards} shards, {config.workers} at a time, on {config.engine}; into {job.out}")
         return
     corpus = prepare(config, a.again)

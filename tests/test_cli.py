@@ -519,9 +519,9 @@ def test_plan():
 
 def prepared(folder, MB):
     "What `prepare` leaves of so many megabytes: 4 seconds and 2 for each, and half of the text again on disk"
-    rate = dict(stage='clean', side_by_side=True, cpu=4+2*MB, disk_MB=MB/2, peak_MB=700)
+    rate = dict(stage='clean', each='a file', tasks=1, side_by_side=True, cpu=4+2*MB, disk_MB=MB/2, peak_MB=700)
     folder.mkdir()
-    (folder/'prepare.json').write_text(json.dumps(dict(MB=MB, disk_MB=MB/4, limits={}, rates=[rate])))
+    (folder/'prepare.json').write_text(json.dumps(dict(MB=MB, disk_MB=MB/4, limits={}, amounts=[[MB, 1e12]], rates=[rate])))
     return folder
 
 def test_plan_of_text_and_vectors(model_folder, tmp_path):

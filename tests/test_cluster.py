@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 import numpy as np, psutil, pyarrow as pa, pytest, yaml
 from bilingual_embed.cli import main
-from bilingual_embed.cluster import steps
+from bilingual_embed.cluster import config as configuration, run as engine, steps
 from bilingual_embed.cluster.config import Config, begin, plan_job
 from bilingual_embed.cluster.run import prepare, progress
 from bilingual_embed.cluster.steps import STAGES, run_task
@@ -69,17 +69,39 @@ def prepared(source, tmp_path_factory): return do(config(source, tmp_path_factor
 
 def records(corpus): return Counter(r for t in corpus.tables for r in t if not t.source.endswith('-bm25'))
 
+def few(folder, n=1, rows_each=12):
+    "A source of n small files, by turns in English and German"
+    texts = rows()[0]
+    (folder/'text').mkdir(parents=True)
+    for i in range(n):
+        lang = ('en','de')[i % 2]
+        docs = texts[lang]
+        some = [docs[(i*rows_each + j) % len(docs)]['text'] + f' Part {i} of {j}.' for j in range(rows_each)]
+        (folder/'text'/f'tales{i}.{lang}.jsonl').write_text(''.join(json.dumps(dict(text=t))+'\n' for t in some))
+    return folder
+
+def busy_processes(run, work): # those that the fork server has begun, once there is work
+    if not (work/'scan').exists(): return []
+    return [p for p in psutil.Process(run.pid).children(recursive=True) if p.parent().pid != run.pid]
+
 def test_processes_may_die(source, prepared, tmp_path):
-    "Two processes, killed at random moments, leave what one leaves: the same files to the last bit"
+    "Two processes, killed at random moments, leave what one leaves: the same files to the last bit; so does a killed command"
     settings = dict(source=str(source), out=str(tmp_path/'clean'), scale='sample', changes=CHANGES, shards=2, workers=2)
     (tmp_path/'c.yaml').write_text(yaml.safe_dump(settings))
     command = [sys.executable, '-W', 'ignore', '-m', 'bilingual_embed.cli', 'prepare', '--config', str(tmp_path/'c.yaml')]
-    run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    def begun(): return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    run = begun()
+    while not (orphans := busy_processes(run, tmp_path/'clean.work')): time.sleep(.05)
+    run.kill()
+    _,alive = psutil.wait_procs(orphans, timeout=60)
+    for p in alive: p.kill()
+    assert not alive                              # they end with their command
+    run.communicate()
+
+    run = begun()
     rng,killed = random.Random(1),0
     while run.poll() is None and killed < 2:      # three in a row and no task done: it would give up
-        workers = [p for p in psutil.Process(run.pid).children(recursive=True) if (tmp_path/'clean.work'/'scan').exists()]
-        busy = [p for p in workers if p.parent().pid != run.pid]            # children of the fork server
-        if busy:
+        if busy := busy_processes(run, tmp_path/'clean.work'):
             os.kill(rng.choice(busy).pid, signal.SIGKILL)
             killed += 1
         time.sleep(rng.uniform(.1, .6))
@@ -92,14 +114,122 @@ def test_a_stopped_command_goes_on(source, prepared, tmp_path):
     c = config(source, tmp_path/'clean')
     job = do(c, STAGES[:4])
     shutil.rmtree(job.task('copies', 1))                                   # as if that task had been killed
-    half = job.work/'copies'/'00001.part'
+    half = job.work/'copies'/'00001.dead.part'
     half.mkdir()
     (half/'exact.npy').write_text('half')
     made = job.task('clean').stat().st_mtime_ns
     with pytest.raises(ValueError, match='begun with other numbers'): do(replace(c, seed=1))
     assert do(c, STAGES[:-1]).task('clean').stat().st_mtime_ns == made      # not done again
+    assert not half.exists()
     assert do(c).digest == prepared.digest
     assert prepare(c, log=quiet).digest == prepared.digest                  # ready: nothing to do
+
+def test_a_task_is_on_disk_before_it_counts(tmp_path, monkeypatch):
+    job = plan_job(Config('sample', str(tmp_path/'clean'), scale='sample'))
+    flushed = set()
+    monkeypatch.setattr(os, 'fsync', lambda fd: flushed.add(os.fstat(fd).st_ino))
+    def work(job, n, folder):
+        (folder/'of').mkdir()
+        (folder/'of'/'rows').write_text('some')
+        return {}
+    run_task(work, job, 'demo', 0)
+    done = job.task('demo')
+    assert flushed >= {p.stat().st_ino for p in (done, *done.rglob('*'))}
+
+def marked_done(job): # as datatrove marks them
+    for s in STAGES:
+        for n in range(s.tasks(job)):
+            mark = job.work/'logs'/s.name/'completions'/f'{n:05d}'
+            mark.parent.mkdir(parents=True, exist_ok=True)
+            mark.touch()
+
+def test_what_is_gone_is_made_again(tmp_path):
+    c = Config(str(few(tmp_path/'mine')), str(tmp_path/'clean'), scale='sample', changes=CHANGES, tokens=False)
+    job = plan_job(c)
+    begin(job)
+    marked_done(job)                       # and the folders of the tasks were deleted
+    digest = prepare(c, log=quiet).digest
+    assert not job.work.exists()
+
+    (tmp_path/'clean').rename(tmp_path/'elsewhere')        # the result of jobs on Slurm, which leave the last task's folder
+    begin(job)
+    marked_done(job)
+    job.task('publish').mkdir(parents=True)
+    assert prepare(c, log=quiet).digest == digest
+
+    begin(job)                                             # a command was killed when the result was there
+    job.task('lay').mkdir(parents=True)
+    (tmp_path/'clean'/'about.json').write_text('{}')
+    assert prepare(c, log=quiet).digest == digest
+    assert not job.work.exists() and not (tmp_path/'clean'/'about.json').exists()
+
+def test_many_files_are_neither_open_together_nor_told_to_every_task(tmp_path, monkeypatch):
+    resource = pytest.importorskip('resource')
+    c = Config(str(few(tmp_path/'mine', 60, 2)), str(tmp_path/'clean'), scale='sample', shards=2,
+               changes=CHANGES | {'text.mlm_chars': 30_000})
+    job = do(c, STAGES[:1])
+    soft,hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir('/dev/fd'))) + 30, hard))
+    try:
+        for s in STAGES[1:-1]:
+            with monkeypatch.context() as m:
+                if s.name in ('copies','gather','tokens'): m.setattr(steps, 'about', None)      # notes of other tasks
+                for n in range(s.tasks(job)): run_task(s.work, job, s.name, n)
+    finally: resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert steps.about(job, 'bars')['bars'][0][-1] < 1<<64             # there was a bar to find
+
+def test_a_file_of_another_size_leaves_the_shards(tmp_path, monkeypatch):
+    monkeypatch.setattr(configuration, 'SHARD', 1000)
+    c = Config(str(few(tmp_path/'mine')), str(tmp_path/'clean'), scale='sample')
+    job = plan_job(c)
+    begin(job)
+    file = tmp_path/'mine'/'text'/'tales0.en.jsonl'
+    file.write_text(file.read_text()*2)                    # it was cut short
+    again = plan_job(c)
+    begin(again)
+    assert again.shards == job.shards > 1
+    file.write_text('')
+    assert plan_job(replace(c, out=str(tmp_path/'other'), changes={'text.sample': True})).shards == 1
+
+def test_what_is_left_out_is_told(tmp_path, capsys):
+    (few(tmp_path/'mine')/'text'/'notes.jsonl').write_text('{"text": "In no language."}')
+    c = Config(str(tmp_path/'mine'), str(tmp_path/'clean'), scale='sample', changes=CHANGES, tokens=False)
+    said = []
+    found = prepare(c, log=said.append)
+    assert 'file name without a language' in said[0] and 'notes.jsonl' in said[0]
+    assert [s['source'] for s in found.skips] == ['local/notes']
+    (tmp_path/'c.yaml').write_text(yaml.safe_dump(dict(source=c.source, out=str(tmp_path/'other'), scale='sample')))
+    assert main(['prepare', '--config', str(tmp_path/'c.yaml'), '--check']) == 0
+    assert 'notes.jsonl' in capsys.readouterr().out
+
+@pytest.mark.parametrize('name,encoding,cut', [('a.en.json', 'utf-8', 30), ('a.en.json', 'latin-1', 0), ('a.en.jsonl', 'utf-16', 0),
+                                               ('a.en.jsonl', 'utf-16', 60), ('a.en.jsonl', 'utf-32', 60)])
+def test_files_cut_short_in_other_forms(tmp_path, name, encoding, cut):
+    some = [dict(text=d['text'] + ' Ü.') for d in rows()[0]['en'][:5]]
+    lines = [json.dumps(r, ensure_ascii=False) for r in some]
+    whole = (f"[{', '.join(lines)}]" if name.endswith('.json') else ''.join(l+'\n' for l in lines)).encode(encoding)
+    (tmp_path/'mine'/'text').mkdir(parents=True)
+    (tmp_path/'mine'/'text'/name).write_bytes(whole[:len(whole)-cut])
+    c = Config(str(tmp_path/'mine'), str(tmp_path/'clean'), scale='sample')
+    if encoding == 'utf-16' and not cut: assert steps.about(do(c, STAGES[:1]), 'scan')['samples'][0]['rows'] == 5
+    else:
+        with pytest.raises(ValueError, match='damaged|cut short|not in UTF-8'): do(c, STAGES[:1])
+
+def test_the_disk_is_for_what_stays(tmp_path, monkeypatch):
+    c = Config(str(few(tmp_path/'mine', 2)), str(tmp_path/'clean'), scale='sample')
+    size = sum(p.stat().st_size for p in (tmp_path/'mine'/'text').iterdir())
+    usage = shutil.disk_usage('.')
+    monkeypatch.setattr(shutil, 'disk_usage', lambda p: usage._replace(free=2*size))
+    with pytest.raises(OSError, match='free some space'): do(c, STAGES[:2])
+    do(replace(c, out=str(tmp_path/'other'), changes={'text.mlm_chars': size//8}), STAGES[:2])
+
+def test_what_two_folders_share_is_on_disk_once(tmp_path):
+    for name in 'ab': (tmp_path/name).mkdir()
+    (tmp_path/'a'/'rows').write_text('x'*3000)
+    os.link(tmp_path/'a'/'rows', tmp_path/'b'/'rows')
+    (tmp_path/'b'/'more').write_text('x'*2000)
+    counted = set()
+    assert [steps._disk_MB(tmp_path/name, counted) for name in 'ab'] == [.003, .002]
 
 def test_order_and_shards_change_nothing(tmp_path, prepared):
     "Rows shuffled over the files, other names of files, more shards: the same records and the same report"
@@ -195,6 +325,38 @@ def test_slurm(source, prepared, tmp_path, monkeypatch, does):
     if not does: return
     assert job.out.exists(), (tmp_path/'jobs'/'log').read_text()[-3000:]
     assert open_corpus(tmp_path/'clean').digest == prepared.digest
+
+def slurm(tmp_path, source, **options):
+    options = dict(partition='cpu', time='1:00:00') | options
+    return Config(str(source), str(tmp_path/'clean'), scale='sample', engine='slurm', tokens=False, options=options)
+
+def test_jobs_that_slurm_took_are_not_forgotten(tmp_path, monkeypatch):
+    tools = tmp_path/'bin'
+    tools.mkdir()
+    (tools/'sbatch').write_text(f'#!/bin/bash\necho >> {tmp_path}/calls\nn=$(wc -l < {tmp_path}/calls)\n'
+                                '[ $n -gt 4 ] && exit 1\necho "Submitted batch job $((100+n))"\n')
+    (tools/'sbatch').chmod(0o755)
+    c = slurm(tmp_path, few(tmp_path/'mine'))
+    with monkeypatch.context() as m:
+        m.setenv('PATH', str(tmp_path))
+        with pytest.raises(RuntimeError, match='needs sbatch'): prepare(c, log=quiet)
+    assert not (tmp_path/'clean.work').exists()
+    monkeypatch.setenv('PATH', f"{tools}:{os.environ['PATH']}")
+    with pytest.raises(RuntimeError, match='sbatch did not take clean .* jobs 101, 103 go on'): prepare(c, log=quiet)
+    said = []
+    assert prepare(c, log=said.append) is None and 'as jobs 101, 103; --again' in said[0]
+
+def test_what_an_engine_lacks_is_told_at_once(tmp_path, monkeypatch, capsys):
+    c = slurm(tmp_path, few(tmp_path/'mine'))
+    with pytest.raises(ValueError, match='time is 86400; write it in quotes'): prepare(slurm(tmp_path, c.source, time=86400))
+    (tmp_path/'c.yaml').write_text(yaml.safe_dump(dict(source=c.source, out=c.out, engine='slurm')))
+    assert main(['prepare', '--config', str(tmp_path/'c.yaml'), '--check']) == 2
+    assert 'must say time, partition' in capsys.readouterr().err
+    monkeypatch.setattr(engine, 'find_spec', lambda name: None)
+    with pytest.raises(ModuleNotFoundError, match='pip install ray'): prepare(replace(c, engine='ray', options={}), log=quiet)
+    assert not (tmp_path/'clean.work').exists()
+    monkeypatch.setattr(engine.multiprocessing, 'get_all_start_methods', lambda: ['spawn'])      # as on Windows
+    assert engine._processes().get_start_method() == 'spawn'
 
 def test_two_shards_cut_short_are_told_together(source, tmp_path):
     mine = tmp_path/'mine'

@@ -9,7 +9,7 @@ __all__ = ['ENGINES', 'SHARD', 'Config', 'check_names', 'read_config', 'Unit', '
 import difflib, json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +17,7 @@ import xxhash, yaml
 
 from ..core.io import json_text, locked, read_json, write_json
 from ..core.recipes import recipe, Recipe
+from ..core.records import Skips
 from ..data.corpus import LocalSource
 from ..data.tasks import code_and_sample, eval_sizes, in_sample, is_prepared
 
@@ -107,6 +108,7 @@ class Job:
     evals:tuple[Path,...]
     shards:int
     tokens:bool
+    left_out:tuple[dict,...]=() # files of the source that cannot be used: rows of `Skips`
 
     @property
     def work(self)->Path: # beside the result, until that is there
@@ -116,16 +118,22 @@ class Job:
 
 SHARD = 256*10**6 # bytes of the source's files for each shard (ours: a task holds a few times as much in memory)
 
-def _files(config, r): # (units, bytes in all)
-    if config.source == 'sample': return [Unit('', '', '', '')], 1
-    source = LocalSource(config.source)
+def _files(config, r): # (units, bytes in all, what is left out)
+    if config.source == 'sample': return [Unit('', '', '', '')], 1, ()
+    source,skips = LocalSource(config.source),Skips()
     ok,why = source.reachable()
     if not ok: raise ValueError(f"source: {why}")
-    files = source.files(r.langs)
+    files = source.files(r.langs, skips)
+    if gone := [s['example'] for s in skips.rows() if s['reason'] == 'not a plain file']:
+        raise ValueError(f"source: {gone[0]} is neither a file nor a folder of files: mend it, or take it away")
     if not files: raise ValueError(f"{config.source} has no training files in {' or '.join(r.langs)}")
     units = [Unit(str(p.resolve()), kind, name, lang) for p,kind,name,lang in files]
     if r.text.sample and in_sample(r.langs): units.append(Unit('', '', '', ''))
-    return units, sum(p.stat().st_size for p,*_ in files)
+    return units, sum(p.stat().st_size for p,*_ in files), tuple(skips.rows())
+
+def _begun(job): # what `begin` has written, or nothing
+    path = job.work/'job.json'
+    return read_json(path, max_bytes=1<<27) if path.exists() else {}
 
 def plan_job(config:Config)->Job:
     "Everything about a configuration that can be wrong, before anything is read"
@@ -139,9 +147,11 @@ def plan_job(config:Config)->Job:
         raise ValueError(f"evals: there is no folder {', '.join(gone)}, seen from {Path.cwd()}")
 
     r = config.recipe
-    units,size = _files(config, r)
+    units,size,left_out = _files(config, r)
     evals = tuple(Path(e).expanduser().resolve() for e in config.evals)
-    return Job(out, r, tuple(units), evals, config.shards or -(-size//SHARD), config.tokens)
+    job = Job(out, r, tuple(units), evals, config.shards or max(1, -(-size//SHARD)), config.tokens, left_out)
+    # work that has begun keeps its shards, since a damaged file may have another size when it is fetched again
+    return job if config.shards else replace(job, shards=_begun(job).get('shards', job.shards))
 
 # %% ../../nbs/55_cluster.config.ipynb #dd1c5764
 def _begun_with(job):
@@ -157,12 +167,11 @@ def _begun_with(job):
 def begin(job:Job):
     "Make the folder of the work, or go on in it if it was begun with the same"
     now = json.loads(json_text(_begun_with(job)))
-    path = job.work/'job.json'
-    if not path.exists():
+    path,then = job.work/'job.json',_begun(job)
+    if not then:
         job.work.mkdir(parents=True, exist_ok=True)
         write_json(path, now)
         return
-    then = read_json(path, max_bytes=1<<27)
     _accept_mended(job, then, now)
     if other := [what for what in now if then.get(what) != now[what]]:
         raise ValueError(f"{job.work} was begun with other {', '.join(other)}; go on with the same, choose another "

@@ -5,17 +5,18 @@
 # %% auto #0
 __all__ = ['STAGES', 'run_task', 'about', 'read_unit', 'scan', 'joint_bar', 'bars', 'id_of', 'shard_of', 'clean_unit',
            'worse_copies', 'copies', 'gather', 'hold', 'lay', 'corpus', 'tokenizer', 'TokenPart', 'token_parts',
-           'tokens', 'publish', 'Stage', 'rates']
+           'tokens', 'publish', 'clear_away', 'Stage', 'rates']
 
 # %% ../../nbs/56_cluster.steps.ipynb #177376dd
 import os, shutil, time
 from array import array
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
+from uuid import uuid4
 
 import numpy as np
 import pyarrow as pa, pyarrow.compute as pc, pyarrow.ipc as ipc
@@ -43,20 +44,37 @@ def run_task(
     "Do a task, unless it is done"
     folder = job.task(stage, n)
     if folder.is_dir(): return
-    part,failed = folder.with_name(folder.name+'.part'),folder.with_name(folder.name+'.failed')
-    shutil.rmtree(part, ignore_errors=True)
+    part = folder.with_name(f'{folder.name}.{uuid4().hex[:8]}.part')    # of this attempt alone
+    failed = folder.with_name(folder.name+'.failed')
     part.mkdir(parents=True)
     failed.unlink(missing_ok=True)
     peak_memory(reset=True)
     start,cpu = time.perf_counter(),time.process_time()
     try:
         with disk_full_errors(part, 'tasks that are done stay done'): noted = work(job, n, part)
+        took,cpu = time.perf_counter()-start,time.process_time()-cpu
+        write_json(part/'about.json', noted | dict(took=took, cpu=cpu, peak=peak_memory()))
+        _to_disk(part)
+        os.replace(part, folder)      # an error if the folder is there
     except Exception as e:
-        failed.write_text(str(e) or type(e).__name__, encoding='utf-8')
-        raise
-    took,cpu = time.perf_counter()-start,time.process_time()-cpu
-    write_json(part/'about.json', noted | dict(took=took, cpu=cpu, peak=peak_memory()))
-    os.replace(part, folder)
+        shutil.rmtree(part, ignore_errors=True)
+        if not folder.is_dir():       # otherwise another attempt was faster
+            failed.write_text(str(e) or type(e).__name__, encoding='utf-8')
+            raise
+    for rest in folder.parent.glob(f'{folder.name}.*.part'): shutil.rmtree(rest, ignore_errors=True)
+    failed.unlink(missing_ok=True)
+
+def _flush(path):
+    if os.name != 'posix': return                # elsewhere folders cannot be opened, nor files flushed by who reads them
+    fd = os.open(path, os.O_RDONLY)
+    try: os.fsync(fd)
+    except OSError:
+        if path.is_file(): raise                 # folders cannot be flushed on every network disk
+    finally: os.close(fd)
+
+def _to_disk(folder):
+    "What is in a folder outlives a loss of power"
+    for path in (*folder.rglob('*'), folder): _flush(path)
 
 def about(job:Job, stage:str, n:int=0)->dict: # what `work` returned; `took` and `cpu` in seconds, `peak` in bytes
     "What a task has noted"
@@ -66,7 +84,8 @@ def _all(job, stage, n): # the notes of tasks 0..n-1
     return [about(job, stage, i) for i in range(n)]
 
 # %% ../../nbs/56_cluster.steps.ipynb #7580a48e
-_DAMAGED = 'cut short or damaged','damaged Parquet','cannot be read' # reasons to skip that mean the rest of a file
+# reasons to skip that mean the rest of a file
+_DAMAGED = 'cut short or damaged','damaged Parquet','damaged array','array not in UTF-8','cannot be read'
 
 def read_unit(
     job:Job,
@@ -81,11 +100,12 @@ def read_unit(
 
 def _check_whole(path, skips): # an error where a file ends before its last row does
     for (_,reason),_ in skips.counts.items():
-        if reason in _DAMAGED: raise ValueError(f"{path} is damaged ({reason}): fetch it again, then run the same command")
+        if reason in _DAMAGED:
+            raise ValueError(f"{path} is damaged ({reason}): mend it or fetch it again, then run the same command")
     if not path.endswith(('.jsonl','.ndjson')) or not os.path.getsize(path): return
     with open(path, 'rb') as f:
         f.seek(-min(os.path.getsize(path), 1<<16), os.SEEK_END)
-        tail = f.read().rsplit(b'\n', 1)[-1]
+        tail = f.read().replace(b'\0', b'').rsplit(b'\n', 1)[-1]     # zeros: in UTF-16 and UTF-32
     if tail.strip() and not tail.rstrip().endswith((b'}', b']')):
         raise ValueError(f"{path} ends in the middle of a row ({tail[-40:].decode(errors='replace')!r}): it was cut short; "
                          "fetch it again, then run the same command")
@@ -114,18 +134,23 @@ def scan(job:Job, n:int, out:Path)->dict: # and here below: a task; returns what
 
 # %% ../../nbs/56_cluster.steps.ipynb #7e62d5e7
 def joint_bar(
-    parts:list[np.ndarray], # of hash and size, each sorted by hash
+    files:Sequence[Path], # .npy of hash and size, each sorted by hash
     cap:float,
-)->int:                     # hashes below it stay
-    "`bar_of` all parts together"
+)->int:                   # hashes below it stay
+    "`bar_of` all files together"
     sizes = np.zeros(1<<16)
-    for p in parts: sizes += np.bincount(p['hash'] >> np.uint64(48), weights=p['size'], minlength=1<<16)
+    for f in files:                              # one open at a time: a system allows about a thousand
+        p = np.load(f, mmap_mode='r')
+        sizes += np.bincount(p['hash'] >> np.uint64(48), weights=p['size'], minlength=1<<16)
     total = np.cumsum(sizes)
     b = int(np.searchsorted(total, cap, side='right'))
     if b == 1<<16: return 1<<64
 
     first,last = np.uint64(b << 48),np.uint64((b+1 << 48) - 1)
-    near = [p[np.searchsorted(p['hash'], first):np.searchsorted(p['hash'], last, side='right')] for p in parts]
+    near = []
+    for f in files:
+        p = np.load(f, mmap_mode='r')
+        near.append(np.array(p[np.searchsorted(p['hash'], first):np.searchsorted(p['hash'], last, side='right')]))
     near = np.concatenate(near)
     return bar_of(near['hash'], near['size'], cap - (total[b-1] if b else 0))
 
@@ -145,19 +170,26 @@ def bars(job:Job, n:int, out:Path)->dict:
     found = []
     for sample,files in sorted(parts.items()):
         cap = sample_cap(sample, job.recipe)
-        bar = 1<<64 if size[sample] <= cap else joint_bar([np.load(f, mmap_mode='r') for f in files], cap)
-        found.append([*sample, bar])
-    _check_disk(job, sum(s['MB'] for s in scans))
+        found.append([*sample, 1<<64 if size[sample] <= cap else joint_bar(files, cap)])
+    amounts = _amounts(scans, size, job.recipe)
+    _check_disk(job, sum(min(a) for a in amounts))
     (out/'held_out').mkdir()
     if in_sample(job.recipe.langs): write_sample_eval(out/'held_out', job.recipe.langs)
-    return dict(bars=found, counts=[[*key, *n] for key,n in counts.items()])
+    return dict(bars=found, counts=[[*key, *n] for key,n in counts.items()], amounts=amounts)
 
-def _check_disk(job, MB):
+def _amounts(scans, size, r): # of each sample, [megabytes of files, the megabytes at which its bar would stop the growth]
+    MB = defaultdict(float)
+    for s in scans:
+        in_all = sum(x['size'] for x in s['samples'])
+        for x in s['samples']: MB[tuple(x['sample'])] += s['MB']*x['size']/in_all
+    return [[MB[sample], MB[sample]*sample_cap(sample, r)/size[sample]] for sample in sorted(MB)]
+
+def _check_disk(job, MB): # MB below the bars
     "The stages to come write the text three times, and keys and tokens, each about as much again (measured)"
     free = shutil.disk_usage(job.work).free/1e6
     if free < 5*MB:
-        raise OSError(f"the disk of {job.work} has {free/1e3:.1f} GB free, and preparing {MB/1e3:.1f} GB of files takes about "
-                      f"{5*MB/1e3:.1f} GB (more if they are compressed); free some space, then run the same command")
+        raise OSError(f"the disk of {job.work} has {free/1e3:.1f} GB free, and the {MB/1e3:.1f} GB of files that stay need "
+                      f"about {5*MB/1e3:.1f} GB (more if they are compressed); free some space, then run the same command")
 
 # %% ../../nbs/56_cluster.steps.ipynb #f749d3ac
 def id_of(
@@ -190,7 +222,7 @@ class _Keys:
         self.rows += np.bincount(shard_of(x['key'], self.shards), minlength=self.shards)
         x.tofile(self.file)
 
-    def close(self)->list[int]: # the row after each shard
+    def close(self)->np.ndarray: # (shards,) the row after each shard
         self.file.close()
         ends = np.cumsum(self.rows)
         at = ends - self.rows
@@ -205,7 +237,7 @@ class _Keys:
                     at[s] += len(rows)
         if not n: np.save(self.path, out)
         self.raw.unlink()
-        return ends.tolist()
+        return ends
 
 @lru_cache(maxsize=1)   # the tasks of a process look for the same test sets
 def _judge(folders): return Decontaminator(eval_texts(*folders))
@@ -248,10 +280,10 @@ def clean_unit(job:Job, n:int, out:Path)->dict:
         near.add([b for *_,(_,bands) in batch for b in bands],
                  [owner for owner,(*_,(_,bands)) in zip(owners, batch) for _ in bands])
     writer.close()
-    ends = [k.close() for k in (exact, near)]
-    tables = [_sort_table(path, np.array(i, np.uint64), out) for path,i in sorted(ids.items())]
+    np.save(out/'ends.npy', [k.close() for k in (exact, near)])
+    for path,i in sorted(ids.items()): _sort_table(path, np.array(i, np.uint64), out)
     shutil.rmtree(out/'raw', ignore_errors=True)
-    return dict(tables=tables, ends=ends, report=report.rows(), seconds=seconds, MB=_MB(job, n))
+    return dict(report=report.rows(), seconds=seconds, MB=_MB(job, n))
 
 def _MB(job, n):
     path = job.units[n].path
@@ -263,7 +295,6 @@ def _sort_table(path, ids, out): # by id; the ids lie beside the rows
         for start in range(0, len(order), 10*_ROWS):
             w.write_table(table.columns(order[start:start+10*_ROWS]), max_chunksize=_ROWS)
     np.save(out/f'{path.stem}.npy', ids[order])
-    return path.stem
 
 # %% ../../nbs/56_cluster.steps.ipynb #fee3aa7a
 def worse_copies(
@@ -278,13 +309,14 @@ def worse_copies(
 
 def copies(job:Job, n:int, out:Path)->dict:
     "Ids of records with a better copy, by the keys of a shard"
-    notes = _all(job, 'clean', len(job.units))
     removed = {}
     for which,kind in enumerate(_KINDS):
         parts = []
-        for i,note in enumerate(notes):
-            ends = [0, *note['ends'][which]]
-            parts.append(np.load(job.task('clean', i)/f'{kind}.npy', mmap_mode='r')[ends[n]:ends[n+1]])
+        for i in range(len(job.units)):
+            folder = job.task('clean', i)
+            ends = np.load(folder/'ends.npy', mmap_mode='r')[which]
+            begin,end = int(ends[n-1]) if n else 0, int(ends[n])
+            parts.append(np.array(np.load(folder/f'{kind}.npy', mmap_mode='r')[begin:end]))     # read: no file stays open
         ids = worse_copies(np.concatenate(parts))
         np.save(out/f'{kind}.npy', ids)
         removed[kind] = len(ids)
@@ -293,10 +325,10 @@ def copies(job:Job, n:int, out:Path)->dict:
 # %% ../../nbs/56_cluster.steps.ipynb #a46a99ad
 def _opened(path): return ipc.open_file(pa.memory_map(str(path), 'r')).read_all()
 
-def _ids_within(path, first, last): # a slice of sorted ids: (where it begins, ids)
+def _ids_within(path, first, last): # a slice of sorted ids: (where it begins, a copy, so that no file stays open)
     ids = np.load(path, mmap_mode='r')
     i,j = np.searchsorted(ids, first),np.searchsorted(ids, last, side='right')
-    return int(i), ids[i:j]
+    return int(i), np.array(ids[i:j])
 
 def _shard_range(n, shards): # the first and the last number of a shard, as `shard_of` counts
     first = -(-(n << 32)//shards) << 32
@@ -308,15 +340,15 @@ def gather(job:Job, n:int, out:Path)->dict:
     def worse(kind):
         return np.concatenate([_ids_within(job.task('copies', i)/f'{kind}.npy', first, last)[1] for i in range(job.shards)])
     exact,near = worse('exact'),worse('near')
-    notes = _all(job, 'clean', len(job.units))
+    files = defaultdict(list)                           # name of a table -> its part of each file
+    for i in range(len(job.units)):
+        for path in job.task('clean', i).glob('*.arrow'): files[path.stem].append(path)
     report,bytes_ = CleanReport(),0
-    for name in sorted({t for note in notes for t in note['tables']}):
+    for name in sorted(files):
         parts,ids = [],[]
-        for i,note in enumerate(notes):
-            if name not in note['tables']: continue
-            folder = job.task('clean', i)
-            begin,found = _ids_within(folder/f'{name}.npy', first, last)
-            parts.append(_opened(folder/f'{name}.arrow').slice(begin, len(found)))
+        for path in files[name]:
+            begin,found = _ids_within(path.with_suffix('.npy'), first, last)
+            parts.append(_opened(path).slice(begin, len(found)))
             ids.append(found)
         ids = np.concatenate(ids)
         order = np.argsort(ids, kind='stable')
@@ -398,8 +430,8 @@ def corpus(job:Job, n:int, out:Path)->dict:
     report,skips = CleanReport(),Skips()
     scans,cleans,gathers = (_all(job, s, k) for s,k in (('scan', len(job.units)), ('clean', len(job.units)), ('gather', job.shards)))
     for note in (*cleans, *gathers): report.add(note['report'])
-    for note in scans:
-        for s in note['skips']: skips.add(s['source'], s['reason'], s['example'], s['rows'])
+    for s in (*job.left_out, *(s for note in scans for s in note['skips'])):
+        skips.add(s['source'], s['reason'], s['example'], s['rows'])
     dropped = sum(a['dropped'] for a in _all(job, 'lay', job.shards))
     seconds = sum(row['seconds'] for row in rates(job))
     files = {str(p.relative_to(out/'tables')): file_digest(p) for p in (out/'tables').rglob('*.arrow') if p.is_file()}
@@ -419,6 +451,8 @@ def _described(source, langs, sha256):
     return source.describe(langs, sha256) if isinstance(source, LocalSource) else source.describe()
 
 # %% ../../nbs/56_cluster.steps.ipynb #f3ac6f08
+_PARTS = 'parts.json' # what the tasks of tokens work on
+
 def tokenizer(job:Job, n:int, out:Path)->dict:
     "The tokenizer, as training would make it"
     if not job.tokens: return {}
@@ -427,13 +461,14 @@ def tokenizer(job:Job, n:int, out:Path)->dict:
                           max_length=r.model.max_position_embeddings)
     save_tokenizer(out, tok)
     (out/'key').write_text(tokenizer_key(c.digest, r))
+    write_json(out/_PARTS, dict(parts=token_parts(job, job.task('corpus'))))     # once, and not by every task of tokens
     return dict(entries=len(tok))
 
 class TokenPart(NamedTuple):
     "A file of a table, and what it gives to a stream"
     stream:str
-    table:Path
-    file:Path
+    table:str   # below the corpus
+    file:str
     chars:float # at most
 
 def token_parts(
@@ -446,31 +481,36 @@ def token_parts(
         for name,chars in note['chars'].items(): lain[name].append(chars)
 
     tables,out = open_corpus(folder).tables,[]
+    def below(path): return path.relative_to(folder).as_posix()
     for stream,chars in mlm_streams(job.recipe).items():
         chosen = stream_tables(tables, stream)
         for t in chosen:
             left = chars/len(chosen)
             files = sorted(t.path.glob('*.arrow')) if t.path.is_dir() else [t.path]
             for file,held in zip(files, lain[t.path.name] if t.path.is_dir() else [0]):
-                if left > 0: out.append(TokenPart(stream, t.path, file, left))
+                if left > 0: out.append(TokenPart(stream, below(t.path), below(file), left))
                 left -= held
     return out
+
+def _parts(job): # what `tokenizer` has written
+    return [TokenPart(*p) for p in read_json(job.task('tokenizer')/_PARTS, max_bytes=1<<30)['parts']]
 
 def tokens(job:Job, n:int, out:Path)->dict:
     "Part n of the streams and every `shards`-th after it, as tokens"
     if not job.tokens: return {}
-    tok,MB = load_tokenizer(job.task('tokenizer')),0.
-    parts = token_parts(job, job.task('corpus'))
+    tok,folder,MB = load_tokenizer(job.task('tokenizer')),job.task('corpus'),0.
+    parts = _parts(job)
     for i in range(n, len(parts), job.shards):
         p = parts[i]
-        texts = stream_texts(Table(p.table, files=[p.file]), p.stream, p.chars)
+        texts = stream_texts(Table(folder/p.table, files=[folder/p.file]), p.stream, p.chars)
         pack(texts, tok, out/f'{i:05d}.tokens', 1, min_rows=0)
-        MB += p.file.stat().st_size/1e6
+        MB += (folder/p.file).stat().st_size/1e6
     return dict(parts=len(parts), MB=MB)
 
 def _join(job, folder): # tokenizer and tokens into the corpus
-    parts = token_parts(job, folder)
-    shutil.copytree(job.task('tokenizer'), folder/'tokenizer', dirs_exist_ok=True)
+    parts = _parts(job)
+    others = shutil.ignore_patterns(_PARTS)
+    shutil.copytree(job.task('tokenizer'), folder/'tokenizer', ignore=others, dirs_exist_ok=True)
     (folder/'tokens'/'parts').mkdir(parents=True, exist_ok=True)
     for i in range(len(parts)):
         for name in (f'{i:05d}.tokens', f'{i:05d}.json'):
@@ -481,23 +521,40 @@ def _join(job, folder): # tokenizer and tokens into the corpus
         files = [folder/'tokens'/'parts'/f'{i:05d}.tokens' for i,p in enumerate(parts) if p.stream == stream]
         join_packed(folder/'tokens'/f'{stream}.tokens', files, tokens_key(digest, tok, stream, chars))
 
-def _disk_MB(folder): return sum(p.stat().st_size for p in folder.rglob('*') if p.is_file())/1e6
+def _disk_MB(folder, counted): # of files that are not counted yet: one that is linked from two folders is there once
+    size = 0
+    for path in folder.rglob('*'):
+        stat = path.stat()
+        if not path.is_file() or (stat.st_dev, stat.st_ino) in counted: continue
+        counted.add((stat.st_dev, stat.st_ino))
+        size += stat.st_size
+    return size/1e6
 
 def _limits(job): # megabytes of text that a stage takes at most
     r,langs = job.recipe,len(job.recipe.langs)
     return dict(tokenizer=langs*r.tokenizer.chars/1e6, tokens=sum(mlm_streams(r).values())/1e6)
 
 def publish(job:Job, n:int, out:Path)->dict:
-    "Give the finished folder its name, and drop what led to it"
+    "Give the finished folder its name, and drop most of what led to it"
     folder = job.task('corpus')
     if not job.out.exists():
+        taken = rates(job)
         if job.tokens: _join(job, folder)
         MB = sum(a['MB'] for a in _all(job, 'scan', len(job.units)))
-        write_json(folder/'prepare.json', dict(MB=MB, disk_MB=_disk_MB(folder), limits=_limits(job), rates=rates(job)))
+        write_json(folder/'prepare.json', dict(MB=MB, disk_MB=_disk_MB(folder, set()), limits=_limits(job),
+                                               amounts=about(job, 'bars')['amounts'], rates=taken))
+        _to_disk(folder)
         os.replace(folder, job.out)
+        _flush(job.out.parent)
     (job.out/'about.json').unlink(missing_ok=True)
     for stage in STAGES[:-1]: shutil.rmtree(job.work/stage.name, ignore_errors=True)
     return {}
+
+def clear_away(job:Job):
+    "All that led to a finished folder"
+    (job.out/'about.json').unlink(missing_ok=True)
+    for folder in job.work.glob('*/'): shutil.rmtree(folder, ignore_errors=True)
+    shutil.rmtree(job.work, ignore_errors=True)      # with job.json, by which it is known for ours, at the very end
 
 # %% ../../nbs/56_cluster.steps.ipynb #04aa032f
 class Stage(NamedTuple):
@@ -510,6 +567,8 @@ def _each_unit(job): return len(job.units)
 def _each_shard(job): return job.shards
 def _one(job): return 1
 
+_EACH = {_each_unit: 'a file', _each_shard: 'a shard', _one: 'all'} # what a task works on
+
 STAGES = (Stage('scan', scan, _each_unit), Stage('bars', bars, _one), Stage('clean', clean_unit, _each_unit),
           Stage('copies', copies, _each_shard), Stage('gather', gather, _each_shard), Stage('hold', hold, _one),
           Stage('lay', lay, _each_shard), Stage('corpus', corpus, _one), Stage('tokenizer', tokenizer, _one),
@@ -517,16 +576,17 @@ STAGES = (Stage('scan', scan, _each_unit), Stage('bars', bars, _one), Stage('cle
 
 def rates(
     job:Job,
-)->list[dict]: # a row a stage: tasks, whether they may run side by side, seconds and CPU seconds of all, MB read, MB a CPU
-    # second, MB on disk when all is done, peak memory of a task in MB
+)->list[dict]: # a row a stage: tasks, what each works on, whether they may run side by side, seconds and CPU seconds of all,
+    # MB read, MB a CPU second, MB on disk when all is done, peak memory of a task in MB
     "What the stages have taken so far"
-    out = []
+    out,counted = [],set()
     for stage in STAGES[:-1]:
         notes = [about(job, stage.name, i) for i in range(stage.tasks(job)) if job.task(stage.name, i).is_dir()]
         if not notes: continue
         seconds,cpu,MB = (sum(x.get(k, 0) for x in notes) for k in ('took','cpu','MB'))
-        out.append(dict(stage=stage.name, tasks=len(notes), side_by_side=stage.tasks is not _one, seconds=round(seconds, 2),
+        each = _EACH[stage.tasks]
+        out.append(dict(stage=stage.name, tasks=len(notes), each=each, side_by_side=each != 'all', seconds=round(seconds, 2),
                         cpu=round(cpu, 2), MB=round(MB, 2), MB_per_s=round(MB/max(cpu, 1e-9), 2),
-                        disk_MB=round(_disk_MB(job.work/stage.name), 2),
+                        disk_MB=round(_disk_MB(job.work/stage.name, counted), 2),
                         peak_MB=round(max(x['peak'] or 0 for x in notes)/1e6)))
     return out

@@ -137,7 +137,7 @@ def join_packed(
     "Make one stream of several, without a copy"
     path = Path(path)
     about = [read_json(f.with_suffix('.json')) for f in files]
-    tokens = {str(f.relative_to(path.parent)): a['tokens'] for f,a in zip(files, about) if a['tokens']}
+    tokens = {f.relative_to(path.parent).as_posix(): a['tokens'] for f,a in zip(files, about) if a['tokens']}
     n = sum(tokens.values())
     write_json(path.with_suffix('.json'), dict(tokens=n, documents=sum(a['documents'] for a in about), key=key,
                                                files=tokens))

@@ -191,8 +191,8 @@ def _json_values(path, policy):
         try:
             for n,x in enumerate(json_items(chunks, MAX_LINE), 1): yield n,dict(text=x) if isinstance(x, str) else x
         except UnicodeDecodeError:
-            policy.bad(n+1, 'not UTF-8', "an item of the array", f"convert the file: {iconv(str(path))}")
-        except LinesError as e: policy.bad(n+1, 'not JSON', f"item {n+1} of the array: {e}", "write the file again")
+            policy.bad(n+1, 'array not in UTF-8', f"item {n+1}", f"convert the file: {iconv(str(path))}")
+        except LinesError as e: policy.bad(n+1, 'damaged array', f"item {n+1} of the array: {e}", "write the file again")
         return
 
     for n,line in _lines(chunks, policy):

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np, torch
 
+from ..cluster.config import SHARD
 from ..core.io import read_json
 from ..data.quantization import code_width, PRECISIONS
 
@@ -34,16 +35,29 @@ class CostError(ValueError): pass
 
 def read_prepared(
     folder:str|Path, # what `bilingual-embed prepare` made
-)->dict:             # MB of files that were read, disk_MB of the folder, limits, rates
+)->dict:             # MB of files that were read, disk_MB of the folder, limits, amounts, rates
     "What preparing a text took"
     path = Path(folder)/'prepare.json'
     if not path.is_file():
         raise CostError(f"{path} is missing: pass folders that `bilingual-embed prepare` has made out of parts of your text")
     noted = read_json(path)
-    if missing := [k for k in ('MB','disk_MB','limits','rates') if k not in noted]:
+    if missing := [k for k in ('MB','disk_MB','limits','amounts','rates') if k not in noted]:
         raise CostError(f"{path} lacks {', '.join(missing)}: it is from another version; prepare this text again")
     if not noted['MB']: raise CostError(f"{path} is of the sample alone; prepare a part of the text that is planned for")
     return noted
+
+def _stays(run, MB): # megabytes below the bars, of so many that are like those of a run
+    return sum(min(have*MB/run['MB'], most) for have,most in run['amounts'])
+
+_READ_ALL = 'scan','bars','clean' # stages that the bars do not spare
+
+def _size(run, MB, stage): # megabytes that a stage sees, of so many that are like those of a run
+    x = MB if stage in _READ_ALL else _stays(run, MB)
+    return min(x, run['limits'].get(stage, math.inf))
+
+def _on_line(measured, key, x): # measured: (x, what is noted)
+    a,b = straight_line([(at, noted[key]) for at,noted in measured])
+    return a + b*x
 
 def text_costs(
     prepared:Sequence[str|Path], # small runs of text like that to come: one or, better, two sizes, each of them twice
@@ -56,17 +70,24 @@ def text_costs(
     if not runs: raise CostError("there is no run to go by; pass at least one folder")
     if any(r['limits'] != runs[0]['limits'] for r in runs):
         raise CostError("the runs were made with different limits (tokenizer.chars, text.mlm_chars); prepare them alike")
+
     rows = []
     for i,stage in enumerate(runs[0]['rates']):
-        limit = runs[0]['limits'].get(stage['stage'], math.inf)
-        def predicted(key):
-            a,b = straight_line([(min(r['MB'], limit), r['rates'][i][key]) for r in runs])
-            return a + b*min(MB, limit)
-        core_hours = predicted('cpu')/3600
-        rows.append(dict(stage=stage['stage'], core_hours=core_hours,
-                         hours=core_hours/(workers if stage['side_by_side'] else 1), disk_GB=predicted('disk_MB')/1e3,
-                         memory_GB=max(r['rates'][i]['peak_MB'] for r in runs)/1e3))
+        name = stage['stage']
+        measured = [(_size(r, r['MB'], name), r['rates'][i]) for r in runs]
+        x = _size(_largest(runs), MB, name)
+        core_hours = _on_line(measured, 'cpu', x)/3600
+        rows.append(dict(stage=name, core_hours=core_hours, hours=core_hours/(workers if stage['side_by_side'] else 1),
+                         disk_GB=_on_line(measured, 'disk_MB', x)/1e3, memory_GB=_memory(stage['each'], measured, x, MB)/1e3))
     return rows
+
+def _largest(runs): return max(runs, key=lambda r: r['MB'])
+
+def _memory(each, measured, x, MB): # megabytes of the largest task
+    most = max(noted['peak_MB'] for _,noted in measured)
+    if each == 'a file': return most
+    tasks = math.ceil(MB*1e6/SHARD) if each == 'a shard' else 1
+    return max(most, _on_line([(at/noted['tasks'], noted) for at,noted in measured], 'peak_MB', x/tasks))
 
 def prepared_GB(
     prepared:Sequence[str|Path],
@@ -74,8 +95,7 @@ def prepared_GB(
 )->float:
     "How large the folder will be that is left in the end"
     runs = [read_prepared(p) for p in prepared]
-    a,b = straight_line([(r['MB'], r['disk_MB']) for r in runs])
-    return (a + b*MB)/1e3
+    return _on_line([(_stays(r, r['MB']), r) for r in runs], 'disk_MB', _stays(_largest(runs), MB))/1e3
 
 # %% ../../nbs/75_train.costs.ipynb #5a1f5a22
 def encode_costs(
