@@ -82,7 +82,7 @@ def few(folder, n=1, rows_each=12):
 
 def busy_processes(run, work): # those that the fork server has begun, once there is work
     if not (work/'scan').exists(): return []
-    return [p for p in psutil.Process(run.pid).children(recursive=True) if p.parent().pid != run.pid]
+    return [p for server in psutil.Process(run.pid).children() for p in server.children()]
 
 def test_processes_may_die(source, prepared, tmp_path):
     "Two processes, killed at random moments, leave what one leaves, and so does a killed command: the same files to the bit"
