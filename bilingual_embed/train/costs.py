@@ -31,7 +31,7 @@ def straight_line(
     return 0., float(x@y/(x@x)) if x.any() else 0.
 
 # %% ../../nbs/75_train.costs.ipynb #99173f6e
-class CostError(ValueError): pass
+class CostError(ValueError): "Why there is no plan; the message says what to do"
 
 def read_prepared(
     folder:str|Path, # what `bilingual-embed prepare` made
