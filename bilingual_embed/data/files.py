@@ -19,8 +19,8 @@ import numpy as np
 
 from ..core.io import json_text, locked, NPY_HEAD, npy_header, read_json, write_json
 from .lines import byte_lines, iconv, jq, json_advice, json_items, LinesError, peeked, utf8_chunks
-from .quantization import (calibrate, CALIBRATION_ROWS, check_ranges, code_width, PRECISIONS,
-                                               quantize_embeddings, Quantized)
+from .quantization import calibrate, CALIBRATION_ROWS, check_ranges, code_width, PRECISIONS
+from .quantization import quantize_embeddings, Quantized
 
 # %% ../../nbs/44_data.files.ipynb #fc4b54c4
 class FileError(ValueError): "A file that cannot be read or written as asked"
