@@ -105,11 +105,12 @@ def _append(folder, state, vectors, rows, ids, block=2**13):
     begins = state['bytes']
     names = count(state['next_id']) if ids is None else ids
     with _behind(folder/files['rows'], begins) as f, _behind(folder/files['at'], 8*state['rows']) as at:
-        for n,(r,name) in enumerate(zip(rows, names), 1):
+        for r,name in zip(rows, names):
             line = json.dumps([r.text, [str(name), *r.kept], r.file, r.line], default=str).encode() + b'\n'
             f.write(line)
             at.write(begins.to_bytes(8, 'little'))
             begins += len(line)
+            n += 1
     if n != len(vectors): raise IndexFolderError(f"there are {n:,} texts and {len(vectors):,} vectors; encode them again")
     next_id = state['next_id'] + (n if ids is None else 0)
     return state | dict(rows=state['rows']+n, bytes=begins, next_id=next_id)
