@@ -22,7 +22,7 @@ from .core.recipes import SCALES
 from .data.files import ENDINGS, FORMATS, Bad, Output, Row, Spool, Texts
 from .data.files import arrow, by_ending, format_of, json_lines, open_vectors, read_ranges, read_rows
 from .data.quantization import PRECISIONS
-from .inference.index import build_index, Index, KINDS
+from .inference.index import build_index, check_build, Index, KINDS, Selected
 from .inference.search import top_k
 
 # %% ../nbs/92_cli.ipynb #208d3bab
@@ -153,7 +153,7 @@ def _prompt(a, model):
     option('--output-dtype', default='float32', choices=list(PRECISIONS),
            help='numbers that are written; ubinary is one bit each (default: float32)'),
     option('--ranges', default='', help="for int8: .npy with each coordinate's smallest and largest number, or the .json "
-                                        "beside another run's vectors (default: those of the first block of texts)"),
+                                        "beside another run's vectors (default: of the first texts, 100 or more)"),
     option('--restart', action='store_true', help='discard what a stopped run has written')],
     """
   bilingual-embed encode --model runs/cpu-en-de-42 texts.txt --out vectors.npy
@@ -437,14 +437,15 @@ def _index_build(a):
     with _temporary_folder() as tmp, _warnings_as_lines():
         spool,ids,texts,bad = _read_for_index(a, keep, tmp)
         if not len(spool): raise UsageError(f"there are no texts in {', '.join(a.files)}")
+        check_build(a.kind or 'hnsw', len(spool), ids)
         Path(a.folder).mkdir(parents=True, exist_ok=True)
-        vectors,about,done = _index_vectors(a, spool, range(len(spool)), texts, tmp)
+        vectors,about = _index_vectors(a, spool, range(len(spool)), texts, tmp)
         t = time.perf_counter()
         rows = (spool[i] for i in range(len(spool)))
         names = [a.id or 'id', *keep]
         index = build_index(a.folder, vectors, rows, ids, a.kind or 'hnsw', names, about | dict(id=a.id))
         seconds = time.perf_counter()-t
-        done()
+        _drop_new_vectors(a)
         spool.close()
     _report_left_out(bad)
     print(f"{index}: built in {seconds:.1f} s")
@@ -460,13 +461,23 @@ def _index_add(a):
         raise UsageError(f"{a.folder} holds {names}{kept}; give the same --id and --keep")
     with _temporary_folder() as tmp, _warnings_as_lines():
         spool,ids,texts,bad = _read_for_index(a, keep, tmp)
-        new = _not_there_yet(index, spool, ids)
+        batch = ' '.join(texts.both())
+        came_in = index.batch == batch             # in a run that was stopped before it could say so
+        new = () if came_in and ids is None else _not_there_yet(index, spool, ids)
         if len(new):
-            vectors,_,done = _index_vectors(a, spool, new, texts, tmp, index)
-            index.add(vectors, [spool[i] for i in new], ids and [ids[i] for i in new])
-            done()
+            names = ids and [ids[i] for i in new]
+            index.check_add(names)
+            vectors,_ = _index_vectors(a, spool, new, texts, tmp, index)
+            index.add(vectors, (spool[i] for i in new), names, batch)
+        if len(new) or came_in:
+            _drop_new_vectors(a)
+            index.settle()
         spool.close()
     _report_left_out(bad)
+    if came_in and ids is None:
+        print(f"{index}: these {len(spool):,} texts came in before the last run was stopped; the same command again "
+              "would add them twice")
+        return
     there = f"; {len(ids)-len(new):,} were there already" if ids and len(new) < len(ids) else ''
     print(f"{index}: {len(new):,} texts added{there}")
 
@@ -528,14 +539,17 @@ def _not_there_yet(index, spool, ids):
     "Numbers of the rows that the index lacks; an error where it has another text under the same id"
     if ids is None: return range(len(spool))
     known = index.ids()
-    changed = [i for i,name in enumerate(ids) if name in known and index.row(known[name]).text != spool[i].text]
+    there = [i for i,name in enumerate(ids) if name in known]
+    changed = [i for i,r in zip(there, index.rows(known[ids[i]] for i in there)) if r.text != spool[i].text]
     if changed:
         raise UsageError(f"{len(changed):,} of the texts have changed since they were put into {index.folder}, the "
                          f"first with the id {ids[changed[0]]!r}: remove these with index remove, then add them again")
     return [i for i,name in enumerate(ids) if name not in known]
 
+_NEW = 'new.npy'  # in the index's folder: vectors that are to come into it
+
 def _index_vectors(a, spool, which, texts, tmp, index=None):
-    "Vectors of some of the spooled texts, what made them, and what to call when they are no longer needed"
+    "Vectors of some of the spooled texts, and what made them"
     from bilingual_embed.inference.embed import DOCUMENT_PROMPTS, find_prompt, load
     model = load(a.model)
     prompt = find_prompt(model.prompts, DOCUMENT_PROMPTS)
@@ -543,12 +557,14 @@ def _index_vectors(a, spool, which, texts, tmp, index=None):
     made_by = dict(model=model.revision, prompt=prompt)
     if a.vectors:
         x = _vectors_from_file(a, model, prompt, len(spool), texts, tmp)[0]
-        return (x if len(which) == len(x) else x[np.array(which)]), made_by | dict(dim=x.shape[1]), lambda: None
-    path = Path(a.folder)/'new.npy'
-    x = _encode_into(path, a, model, prompt, spool, which)
-    def done():
-        for p in (path, path.with_name(path.name+'.json')): p.unlink(missing_ok=True)
-    return x, made_by | dict(dim=x.shape[1]), done
+        if len(which) < len(x): x = Selected(x, np.array(which))
+    else: x = _encode_into(Path(a.folder)/_NEW, a, model, prompt, spool, which)
+    return x, made_by | dict(dim=x.shape[1])
+
+def _drop_new_vectors(a):
+    "They are in the index now"
+    if a.vectors: return
+    for name in (_NEW, _NEW+'.json'): (Path(a.folder)/name).unlink(missing_ok=True)
 
 def _encode_into(path, a, model, prompt, spool, which):
     "Vectors of some of the spooled texts in a file, after those that a stopped run has written"

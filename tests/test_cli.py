@@ -6,6 +6,7 @@ import numpy as np, pyarrow as pa, pyarrow.parquet as pq, pytest
 from hypothesis import example, given, settings, strategies as st
 import bilingual_embed.inference.embed as embed_module
 from bilingual_embed.cli import COMMANDS, _missing_extras, doctor, main
+from bilingual_embed.data.files import open_vectors, Output
 
 PYTHON = sys.executable, '-W', 'ignore'
 
@@ -236,11 +237,41 @@ def test_killed_encode_equals_unbroken(files, model_folder, tmp_path, small_bloc
     assert code == 0 and f'continuing after the {done:,} texts' in err, err
     assert outputs(tmp_path/'whole') == outputs(tmp_path/'broken')
 
+@pytest.mark.parametrize('kind', ['npy','parquet'])
+def test_a_book_before_short_texts(model_folder, embedder, tmp_path, monkeypatch, kind):
+    "The block of a book has one text, so int8 takes its ranges from the next blocks too; from standard input, and stopped"
+    monkeypatch.setattr(embed_module._blocks, '__defaults__', (BLOCK,1000))
+    texts = ['A book. '*200, *(t.replace('\n', ' ') for t in TEXTS)]
+    def encode(folder):
+        command = 'encode','--model',model_folder,'--output-dtype','int8','--out',tmp_path/folder/f'v.{kind}'
+        return call(*command, stdin='\n'.join(texts).encode())
+    for folder in ('whole','broken'): (tmp_path/folder).mkdir()
+    assert encode('whole')[0] == 0
+    decoded,about = open_vectors(tmp_path/'whole'/f'v.{kind}', tmp_path)
+    x = embedder.encode(texts)
+    enough = 1 + 7*BLOCK
+    np.testing.assert_allclose(about['ranges'], [x[:enough].min(0), x[:enough].max(0)], atol=1e-6)
+    assert np.abs(decoded[:enough]-x[:enough]).max() < .01 and len(np.unique(decoded.codes, axis=0)) > 100
+
+    add = Output.add
+    for stop in (3, 9):                                # before there are enough rows, and after
+        calls = itertools.count(1)
+        def stopped(*a, stop=stop, calls=calls):
+            if next(calls) == stop: raise KeyboardInterrupt
+            add(*a)
+        with monkeypatch.context() as m:
+            m.setattr(Output, 'add', stopped)
+            assert encode('broken')[0] == 130
+    code,_,err = encode('broken')
+    assert code == 0 and f'continuing after the {enough} texts' in err, err
+    assert outputs(tmp_path/'broken') == outputs(tmp_path/'whole')
+
 MOMENTS = """
 import os, signal, sys
 from pathlib import Path
-import pyarrow.parquet, bilingual_embed.inference.embed as e
+import pyarrow.parquet, bilingual_embed.data.files, bilingual_embed.inference.embed as e
 from bilingual_embed.cli import main
+bilingual_embed.data.files.CALIBRATION_ROWS = 20
 e._blocks.__defaults__ = (16,10**6)
 model = e.load(sys.argv[1])
 model.revision
@@ -266,17 +297,18 @@ def child(args, at=None, after=False):
     os._exit(main(args))
 
 def files(d): return {p.name: p.read_bytes() for p in d.iterdir()}
-def command(d, kind, keep):
+def command(d, kind, more):
     d.mkdir(exist_ok=True)
-    return ['encode', '--model', sys.argv[1], sys.argv[3], '--field', 'text', *keep, '--out', str(d/f'v.{kind}')]
+    return ['encode', '--model', sys.argv[1], sys.argv[3], '--field', 'text', *more, '--out', str(d/f'v.{kind}')]
 
 total = 0
-for kind,*keep in (('npy',), ('jsonl','--keep','id'), ('parquet','--keep','id,text')):
-    whole,at = folder/kind,0
-    assert child(command(whole, kind, keep)) == 0
+for i,(kind,*more) in enumerate((('npy',), ('jsonl','--keep','id'), ('parquet','--keep','id,text'),
+                                 ('npy','--output-dtype','int8'))):
+    whole,at = folder/f'whole{i}',0
+    assert child(command(whole, kind, more)) == 0
     while True:
-        d = folder/f'{kind}{at}'
-        args = command(d, kind, keep)
+        d = folder/f'{i}-{at}'
+        args = command(d, kind, more)
         died = child(args, at//2, at % 2)
         if died == 0: break
         assert died == -9 and child(args) == 0 and files(d) == files(whole), (kind, at, died, sorted(files(d)))

@@ -1,5 +1,5 @@
 "The index: killed at any moment, damaged, changed, and asked for what it cannot do"
-import errno, json, os, shutil, signal, sys
+import errno, json, os, shutil, signal, sys, tracemalloc
 from pathlib import Path
 import numpy as np, pytest
 from test_cli import call, TEXTS
@@ -78,6 +78,30 @@ def test_counted_ids_go_on_and_codes_are_taken(tmp_path):
     index.rebuild('flat')
     index.add(X[:1], rows(1))
     assert list(index.ids())[-2:] == ['599','601']
+
+def peak_memory(f):
+    "Bytes that Python and NumPy took beyond what they had"
+    tracemalloc.start()
+    try:
+        f()
+        return tracemalloc.get_traced_memory()[1]
+    finally: tracemalloc.stop()
+
+LONG = [Row(f'{i:4} '*60_000, (), 'a.txt', i+1) for i in range(40)]              # 12 MB
+
+def test_rebuilding_takes_the_memory_of_a_text(tmp_path, monkeypatch):
+    "And one file is opened, not one for each text"
+    index = build_index(tmp_path/'i', X[:40], LONG, kind='flat')
+    index.remove(['1'])
+    opened,real = [],open
+    def counting(path, *a):
+        opened.append(path)
+        return real(path, *a)
+    monkeypatch.setattr('bilingual_embed.inference.index.open', counting, raising=False)
+    before = index.files['rows']
+    assert peak_memory(index.rebuild) < 4e6
+    assert 1 <= opened.count(before) < 5
+    assert [index.row(i) for i in (0,38)] == [LONG[1]._replace(kept=['2']), LONG[39]._replace(kept=['40'])]
 
 # ---- stopped and damaged
 
@@ -248,6 +272,59 @@ def test_the_command_goes_on(model_folder, files, tmp_path, monkeypatch):
     good(*build)
     assert len(encoded) == before == 300+16, before
     assert not list((tmp_path/'i').glob('new*'))
+
+def test_adding_takes_the_memory_of_a_text(model_folder, embedder, tmp_path):
+    x = unit(g.normal(size=(40,embedder.dim)))
+    np.save(tmp_path/'v.npy', x)
+    (tmp_path/'a.jsonl').write_text('\n'.join(json.dumps(dict(id=i, text=r.text)) for i,r in enumerate(LONG)))
+    about = dict(id='id', model=embedder.revision, prompt='')
+    build_index(tmp_path/'i', x[:1], LONG[:1], ['0'], 'flat', about=about)
+    add = 'index','add',tmp_path/'i',tmp_path/'a.jsonl','--model',model_folder,'--field','text','--id','id'
+    assert peak_memory(lambda: good(*add, '--vectors', tmp_path/'v.npy')) < 6e6
+    index = Index(tmp_path/'i')
+    assert [r.text for r in index.rows(range(40))] == [r.text for r in LONG]
+    np.testing.assert_allclose(index.vectors, x, atol=1e-6)
+
+def test_an_add_that_came_in_is_not_repeated(model_folder, files, tmp_path, monkeypatch):
+    "Counted texts: stopped anywhere between the texts' coming in and the end; but given again, they are added again"
+    few = tmp_path/'few.txt'
+    few.write_text('one\ntwo\nthree\n')
+    def command(action, *more): return 'index',action,tmp_path/'i',few,'--model',model_folder,*more
+    good(*command('build', '--kind', 'flat'))
+    unlink,n = Path.unlink,3
+    def stopped(*a): raise KeyboardInterrupt
+    def stop_at(name):
+        def f(self, **k): stopped() if self.name == name and self.exists() else unlink(self, **k)
+        return f
+    for owner,name,f in ((Path,'unlink',stop_at('new.npy')), (Path,'unlink',stop_at('new.npy.json')), (Index,'settle',stopped)):
+        with monkeypatch.context() as m:
+            m.setattr(owner, name, f)
+            assert call(*command('add'))[0] == 130
+        n += 3
+        good('index', 'rebuild', tmp_path/'i')
+        assert 'these 3 texts came in before' in good(*command('add'))
+        assert len(Index(tmp_path/'i')) == n and not list((tmp_path/'i').glob('new*'))
+    assert '3 texts added' in good(*command('add'))
+    with monkeypatch.context() as m:
+        m.setattr('bilingual_embed.inference.index._commit', stopped)
+        assert call(*command('add'))[0] == 130
+    assert '3 texts added' in good(*command('add'))
+    assert len(Index(tmp_path/'i')) == n+6
+
+def test_refused_before_texts_are_encoded(model_folder, files, tmp_path, monkeypatch):
+    def encode(*a, **k): raise AssertionError("encoded")
+    monkeypatch.setattr(Embedder, 'encode_stream', encode)
+    build_index(tmp_path/'i', X[:1], rows(1), ['x'], about=dict(id='id'))
+    some,new = files/'some.jsonl',tmp_path/'new'
+    def refused(action, folder, *args):
+        code,_,err = call('index', action, folder, *args, '--model', model_folder, '--field', 'text', '--id', 'id')
+        assert code in (1,2) and not new.exists(), err
+        return err
+    assert "the id '0' is there twice" in refused('build', new, some, some)
+    assert "the id '0' is there already" in refused('add', tmp_path/'i', some, some)
+    assert 'ivfpq learns its codes from at least' in refused('build', new, some, '--kind', 'ivfpq')
+    monkeypatch.setitem(sys.modules, 'faiss', None)
+    for args in (('build',new), ('add',tmp_path/'i')): assert 'an index needs FAISS' in refused(*args, some)
 
 def test_the_command_refuses(model_folder, files, tmp_path):
     other = tmp_path/'other'

@@ -19,7 +19,8 @@ import numpy as np
 
 from ..core.io import json_text, locked, NPY_HEAD, npy_header, read_json, write_json
 from .lines import byte_lines, iconv, jq, json_advice, json_items, LinesError, peeked, utf8_chunks
-from .quantization import calibrate, check_ranges, code_width, PRECISIONS, quantize_embeddings, Quantized
+from .quantization import calibrate, CALIBRATION_ROWS, check_ranges, code_width, PRECISIONS
+from .quantization import quantize_embeddings, Quantized
 
 # %% ../../nbs/44_data.files.ipynb #fc4b54c4
 class FileError(ValueError): "A file that cannot be read or written as asked"
@@ -353,7 +354,7 @@ class Output:
         keep:Sequence[str]=(),# names of the kept values
         restart:bool=False,   # discard what was begun
         precision:str='float32', # of the numbers: one of `quantization.PRECISIONS`; .jsonl has float32
-        ranges:np.ndarray|None=None, # (2,D), for int8; None: those of the first block
+        ranges:np.ndarray|None=None, # (2,D), for int8; None: those of the first blocks, CALIBRATION_ROWS rows or all
     ):
         self.path = Path(path)
         self.dim = dim
@@ -373,6 +374,7 @@ class Output:
         self.size = NPY_HEAD if self.kind == '.npy' else 0  # bytes
         self.hash = Texts().both()
         self.kinds = {k: [] for k in keep}                  # what the values of each kept column were
+        self.waiting = []                                   # blocks of int8 that come before there are ranges
         self._begin(restart)
 
     def __enter__(self): return self
@@ -462,8 +464,18 @@ class Output:
         rows:Sequence[Row], # n
         texts:Texts,        # all that was read so far
     ):
-        "Append a block; when this returns, it is on disk"
-        if self.precision == 'int8' and self.ranges is None and len(x): self.ranges = calibrate(x)
+        "Append a block; when this returns, it is on disk, or waits for the rows that ranges are taken from"
+        if self.precision != 'int8' or self.ranges is not None: return self._append(x, rows, texts.both())
+        self.waiting.append((x, [r._replace(text='') for r in rows], texts.both()))
+        if sum(len(x) for x,_,_ in self.waiting) >= CALIBRATION_ROWS: self._append_waiting()
+
+    def _append_waiting(self):
+        "Take ranges from the blocks that have waited for them, and write these"
+        self.ranges = calibrate(np.concatenate([x for x,_,_ in self.waiting]))
+        for block in self.waiting: self._append(*block)
+        self.waiting = []
+
+    def _append(self, x, rows, hash):
         if self.precision != 'float32': x = quantize_embeddings(x, self.precision, self.ranges)
         b = self._bytes(x, rows)
         with self._write_errors():
@@ -472,7 +484,7 @@ class Output:
             before = self.rows,self.size,self.hash
             self.rows += len(x)
             self.size += len(b)
-            self.hash = texts.both()
+            self.hash = hash
             try: self._commit()
             except OSError:
                 self.rows,self.size,self.hash = before
@@ -525,6 +537,7 @@ class Output:
 
     def finish(self):
         "Give the file its name"
+        if self.waiting: self._append_waiting()
         with self._write_errors():
             if self.kind == '.npy': self._finish_npy()
             elif self.kind == '.parquet': self._finish_parquet()
