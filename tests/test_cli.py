@@ -557,7 +557,7 @@ def prepared(folder, MB):
     return folder
 
 def test_plan_of_text_and_vectors(model_folder, tmp_path):
-    training = 'plan', '--scale', 'base', '--tflops', 989
+    training = 'plan', '--scale', 'sample', '--tflops', 989
     runs = [prepared(tmp_path/f'{MB}', MB) for MB in (10, 30)]
     (tmp_path/'texts.txt').write_text('Where is the station?\nDie Suppe ist kalt.\n'*50)
     r = run(*training, '--workers', 4, '--prepare-gb', 1800, '--prepared', *runs,
