@@ -39,9 +39,7 @@ def check_ranges(
         raise ValueError("ranges must be finite, the smallest number of each coordinate before its largest")
     return ranges
 
-def _steps(ranges):
-    steps = (ranges[1]-ranges[0])/255
-    return np.where(steps == 0, 1, steps)
+def _steps(ranges): return (ranges[1]-ranges[0])/255   # 0 for a coordinate that is always the same
 
 def quantize_embeddings(
     embeddings:np.ndarray,         # (n,D) float32
@@ -55,7 +53,8 @@ def quantize_embeddings(
     if precision != 'int8': return x.astype(PRECISIONS[precision])
     if ranges is None: raise ValueError("int8 wants ranges: take them from vectors of such texts with calibrate")
     ranges = check_ranges(ranges, x.shape[-1])
-    code = np.floor((x-ranges[0])/_steps(ranges))
+    steps = _steps(ranges)
+    code = np.floor((x-ranges[0])/np.where(steps == 0, 1, steps))
     return (np.clip(code, 0, 255)-128).astype(np.int8)
 
 # %% ../../nbs/43a_data.quantization.ipynb #98fd4b3c
@@ -76,4 +75,4 @@ class Quantized:
         c = np.asarray(self.codes[i])
         if self.precision == 'ubinary': return np.unpackbits(c, axis=-1, count=self.shape[1])*np.float32(2)-1
         if self.precision != 'int8': return c.astype(np.float32)
-        return self.ranges[0] + (c.astype(np.float32)+128.5)*((self.ranges[1]-self.ranges[0])/255)
+        return self.ranges[0] + (c.astype(np.float32)+128.5)*_steps(self.ranges)

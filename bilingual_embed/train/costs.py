@@ -19,7 +19,7 @@ from ..data.quantization import code_width, PRECISIONS
 # %% ../../nbs/75_train.costs.ipynb #82ac38a6
 def straight_line(
     points:Sequence[tuple], # (x, y) that were measured, at least one
-)->tuple[float,float]:                   # a, b of y = a + bx, neither below 0
+)->tuple[float,float]:      # a, b of y = a + bx, neither below 0
     "The line nearest to the lowest points of each size; through the origin where there is one size"
     lowest = {}
     for x,y in points: lowest[x] = min(y, lowest.get(x, y))
