@@ -1959,6 +1959,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
             'bilingual_embed.gpu.run': { 'bilingual_embed.gpu.run.Results': ('gpu.run.html#results', 'bilingual_embed/gpu/run.py'),
                                          'bilingual_embed.gpu.run.Results.__init__': ( 'gpu.run.html#results.__init__',
                                                                                        'bilingual_embed/gpu/run.py'),
+                                         'bilingual_embed.gpu.run.Results._write_table': ( 'gpu.run.html#results._write_table',
+                                                                                           'bilingual_embed/gpu/run.py'),
                                          'bilingual_embed.gpu.run.Results.add': ('gpu.run.html#results.add', 'bilingual_embed/gpu/run.py'),
                                          'bilingual_embed.gpu.run.Results.log': ('gpu.run.html#results.log', 'bilingual_embed/gpu/run.py'),
                                          'bilingual_embed.gpu.run._attention_gain': ( 'gpu.run.html#_attention_gain',

@@ -277,6 +277,7 @@ model = e.load(sys.argv[1])
 model.revision
 e.load = lambda *a: model
 folder = Path(sys.argv[2])
+sides = sys.argv[4].split(',')
 real = {(o,n): getattr(o, n) for o,n in ((os,'fsync'), (os,'replace'), (Path,'unlink'))}
 
 def child(args, at=None, after=False):
@@ -304,26 +305,29 @@ def command(d, kind, more):
 total = 0
 for i,(kind,*more) in enumerate((('npy',), ('jsonl','--keep','id'), ('parquet','--keep','id,text'),
                                  ('npy','--output-dtype','int8'))):
-    whole,at = folder/f'whole{i}',0
+    whole,calls = folder/f'whole{i}',0
     assert child(command(whole, kind, more)) == 0
     while True:
-        d = folder/f'{i}-{at}'
-        args = command(d, kind, more)
-        died = child(args, at//2, at % 2)
+        for side in sides:
+            d = folder/f'{i}-{calls}-{side}'
+            args = command(d, kind, more)
+            died = child(args, calls, side == 'after')
+            if died == 0: break
+            assert died == -9 and child(args) == 0 and files(d) == files(whole), (kind, calls, side, died, sorted(files(d)))
+            total += 1
         if died == 0: break
-        assert died == -9 and child(args) == 0 and files(d) == files(whole), (kind, at, died, sorted(files(d)))
-        at += 1
-        total += 1
-    assert at > 12
+        calls += 1
+    assert calls > 6
 print(total)
 """
-def test_killed_at_every_moment(files, model_folder, tmp_path):
-    "Before and after each call that puts something on disk, gives it its name or takes it away"
+@pytest.mark.parametrize('sides', ['before', pytest.param('before,after', marks=pytest.mark.slow)])
+def test_killed_at_every_moment(sides, files, model_folder, tmp_path):
+    "Before each call that puts something on disk, gives it its name or takes it away; with --slow after each as well"
     few = tmp_path/'few.csv'
     few.write_text('id,text\n' + ''.join(f'{i},text {i}\n' for i in range(40)))
-    command = [*PYTHON, '-c', MOMENTS, str(model_folder), str(tmp_path), str(few)]
-    r = subprocess.run(command, capture_output=True, text=True, timeout=170)
-    assert r.returncode == 0 and int(r.stdout) > 40, r.stderr[-2000:]
+    command = [*PYTHON, '-c', MOMENTS, str(model_folder), str(tmp_path), str(few), sides]
+    r = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert r.returncode == 0 and int(r.stdout) > 20*len(sides.split(',')), r.stderr[-2000:]
 
 @pytest.fixture
 def stopped(files, model_folder, tmp_path, small_blocks):

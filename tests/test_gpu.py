@@ -35,6 +35,7 @@ def test_cut_off_at_any_moment(tmp_path):
     found = Results(tmp_path, show=False).rows
     assert found and found[0]['check'] == 'plan', found
     assert 'checks passed' in (tmp_path/'table.md').read_text(encoding='utf-8')
+    assert not list(tmp_path.glob('*.part'))
     with results.open('a') as f: f.write('{"part": "che')
     assert Results(tmp_path, show=False).rows == found
 

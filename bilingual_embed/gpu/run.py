@@ -18,6 +18,7 @@ import torch
 
 from ..core.io import repo_path
 from .check import GPU, TOY, run_checks
+from ..model.weights import write_atomically
 
 # %% ../../nbs/95_gpu.run.ipynb #fd1e9e5f
 FILE_BYTES = 15*2**20 # of one file, a little below 16 MiB
@@ -38,7 +39,8 @@ class Results:
         if self.path.is_file():
             with suppress(ValueError):      # the last line of a run that was cut off
                 for line in self.path.read_text(encoding='utf-8').splitlines(): self.rows.append(json.loads(line))
-        self.path.write_text(''.join(map(_json_line, self.rows)), encoding='utf-8')
+        write_atomically(self.path, lambda p: p.write_text(''.join(map(_json_line, self.rows)), encoding='utf-8'))
+        if self.rows: self._write_table()
 
     def add(self,
         part:str, # check, bench, story or train
@@ -48,7 +50,10 @@ class Results:
         row = dict(part=part, **row)
         self.rows.append(row)
         with self.path.open('a', encoding='utf-8') as f: f.write(_json_line(row))
-        (self.folder/'table.md').write_text(table(self.rows), encoding='utf-8')
+        self._write_table()
+
+    def _write_table(self):
+        write_atomically(self.folder/'table.md', lambda p: p.write_text(table(self.rows), encoding='utf-8'))
 
     def log(self, line:str):
         "A line of what a part prints"
