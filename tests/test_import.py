@@ -59,14 +59,17 @@ def test_encodes_without_extras(bare, model_folder, embedder, tmp_path):
 
 # What Windows lacks: modules, and names of modules that it has. Other packages were built for this system and may use
 # all of it, so they are imported before.
-ELSEWHERE = '''
-import errno, importlib, os, signal, sys, types
+OTHERS = '''
+import importlib
 def load(name):
     try: importlib.import_module(name)
     except ModuleNotFoundError: pass
 others = ('torch transformers.modeling_utils transformers.modeling_layers huggingface_hub accelerate datasets mteb '
           'pandas scipy.stats sklearn.linear_model matplotlib.pyplot pyarrow.parquet sentence_transformers')
 for name in others.split(): load(name)
+'''
+LACKS = '''
+import errno, os, signal, sys, types
 os.environ.setdefault('USERNAME', 'somebody')
 sys.modules['msvcrt'] = types.SimpleNamespace(LK_NBLCK=2, LK_UNLCK=0, locking=lambda fd, mode, n: None)
 for name in ('fcntl','grp','pwd','resource','syslog','termios','tty','pty'): sys.modules[name] = None
@@ -74,12 +77,16 @@ for module,names in {os: 'fork mkfifo setsid killpg', errno: 'EDQUOT'}.items():
     for name in names.split():
         if hasattr(module, name): delattr(module, name)
 '''
+ELSEWHERE = OTHERS+LACKS
 def modules(): return [m.name for m in pkgutil.walk_packages(bilingual_embed.__path__, 'bilingual_embed.')]
 
 IMPORT = '''
 import importlib, json
 assert 'bilingual_embed' not in sys.modules
 for name in json.loads(sys.argv[1]): importlib.import_module(name)
+from bilingual_embed.core.io import is_disk_full, peak_memory
+assert is_disk_full(OSError(errno.ENOSPC, 'full'))
+peak_memory()
 print('all imported')
 '''
 def test_every_module_imports_on_windows():
@@ -88,29 +95,29 @@ def test_every_module_imports_on_windows():
     r = python(ELSEWHERE+IMPORT, json.dumps(names))
     assert r.returncode == 0 and 'all imported' in r.stdout, r.stderr[-3000:]
 
-COMMAND = '''
+COMMANDS = '''
+import json
 from bilingual_embed.cli import main
-sys.exit(main(sys.argv[1:]))
+for command in json.loads(sys.argv[1]):
+    try: code = main(command)
+    except SystemExit as e: code = e.code
+    assert not code, (command, code)
 '''
 def test_the_command_line_encodes_on_windows(model_folder, embedder, tmp_path):
     texts = ['Good morning, harbour.', 'Guten Morgen, Hafen.']
     (tmp_path/'t.txt').write_text('\n'.join(texts)+'\n', encoding='utf-8')
     encode = 'encode','--model',model_folder,tmp_path/'t.txt'
-    r = python(ELSEWHERE+COMMAND, *encode)
+    search = 'search','--model',model_folder,tmp_path/'t.txt',texts[1],'-k',1
+    commands = encode, [*encode, '--out', tmp_path/'v.npy'], search, ['doctor', '--help'], ['plan', '--help']
+    r = python(ELSEWHERE+COMMANDS, json.dumps([[*map(str, c)] for c in commands]))
     assert r.returncode == 0, r.stderr[-3000:]
-    np.testing.assert_allclose([json.loads(l) for l in r.stdout.splitlines()], embedder.encode(texts), atol=1e-5)
-
-    r = python(ELSEWHERE+COMMAND, *encode, '--out', tmp_path/'v.npy')
-    assert r.returncode == 0, r.stderr[-3000:]
-    np.testing.assert_allclose(np.load(tmp_path/'v.npy'), embedder.encode(texts), atol=1e-5)
-    r = python(ELSEWHERE+COMMAND, 'search', '--model', model_folder, tmp_path/'t.txt', texts[1], '-k', 1)
-    assert r.returncode == 0 and texts[1] in r.stdout.splitlines()[1], r.stderr[-3000:]
-    for command in ('doctor', 'plan'):
-        r = python(ELSEWHERE+COMMAND, command, '--help')
-        assert r.returncode == 0, r.stderr[-3000:]
+    want,lines = embedder.encode(texts),r.stdout.splitlines()
+    np.testing.assert_allclose([json.loads(l) for l in lines[:2]], want, atol=1e-5)
+    np.testing.assert_allclose(np.load(tmp_path/'v.npy'), want, atol=1e-5)
+    assert texts[1] in lines[3]
 
 def test_the_test_blocks():
-    r = python(ELSEWHERE+"import fcntl")
+    r = python(LACKS+"import fcntl")
     assert r.returncode and 'fcntl' in r.stderr
-    r = python(ELSEWHERE+"os.mkfifo")
+    r = python(LACKS+"os.mkfifo")
     assert r.returncode and 'mkfifo' in r.stderr

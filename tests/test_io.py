@@ -100,21 +100,3 @@ def test_peak_memory_in_a_process_of_its_own():
     if peak_memory() is None: pytest.skip('this system does not tell')
     grown = int(subprocess.run([sys.executable, '-c', GROW], capture_output=True, text=True, check=True).stdout)
     assert 150e6 < grown < 300e6
-
-WITHOUT = """
-import builtins, errno, sys
-real = builtins.__import__
-def without(name, globals=None, *args, **kw): # for our modules alone there is no POSIX-only module
-    who = (globals or {}).get('__name__', '')
-    if who.startswith('bilingual_embed') and name in ('fcntl', 'resource', 'pwd', 'grp', 'termios'):
-        raise ImportError(f"{who} imports {name}")
-    return real(name, globals, *args, **kw)
-builtins.__import__ = without
-del errno.EDQUOT
-from bilingual_embed.core.io import is_disk_full, peak_memory
-assert is_disk_full(OSError(errno.ENOSPC, 'full'))
-peak_memory()
-"""
-def test_core_io_imports_without_posix_modules():
-    r = subprocess.run([sys.executable, '-c', WITHOUT], capture_output=True, text=True)
-    assert r.returncode == 0, r.stderr

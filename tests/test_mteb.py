@@ -131,7 +131,7 @@ model,data,tasks,out = sys.argv[1],sys.argv[2],json.loads(sys.argv[3]),sys.argv[
 ts = [t for n,l in tasks.items() for t in suite(n, tuple(l), data=data, strict=True)]
 print(json.dumps([[s.task, s.metric, s.value, s.n] for s in evaluate(load(model, device='cpu'), ts, out=out)]))
 """
-def python(*args, code=0, timeout=170):
+def python(*args, code=0, timeout=500):
     path = f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH','')}"
     env = os.environ | dict(PYTHONPATH=path, HF_HUB_OFFLINE='1', HF_DATASETS_OFFLINE='1')
     r = subprocess.run([sys.executable, *map(str, args)], capture_output=True, text=True, env=env, timeout=timeout)

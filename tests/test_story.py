@@ -62,7 +62,7 @@ def test_picks_up_what_is_done(ran):
     assert rows(ran/'run'/'scores.csv') == before
     assert (ran/'run'/'multitask'/'model.safetensors').stat().st_mtime_ns == stamp
 
-@pytest.mark.parametrize('name', ['sede','langz'])
+@pytest.mark.parametrize('name', ['langz', pytest.param('sede', marks=pytest.mark.slow)])
 def test_misspelt_parameter_is_an_error(tmp_path, name):
     r = story(tmp_path/'o.ipynb', tmp_path/'run', tmp_path/'cache', '-p', name, '7', ok=False)
     assert f"unknown parameter '{name}'" in r.stderr and not (tmp_path/'run').exists()
