@@ -214,10 +214,11 @@ def test_damaged_prompts_are_refused(files, model_folder, tmp_path):
     code,_,err = call('encode', '--model', m, files/'a.txt')
     assert code == 2 and 'object of texts' in err, err
 
-OUT = [('npy',()), ('jsonl',('--keep','id')), ('parquet',('--keep','id,text'))]
+OUT = [pytest.param('npy', (), id='npy'), pytest.param('jsonl', ('--keep','id'), id='jsonl', marks=pytest.mark.slow),
+       pytest.param('parquet', ('--keep','id,text'), id='parquet')]
 def outputs(d): return {p.name: p.read_bytes() for p in d.iterdir()}
 
-@pytest.mark.parametrize('kind,keep', [pytest.param(*o, id=o[0], marks=[pytest.mark.slow]*(o[0] == 'jsonl')) for o in OUT])
+@pytest.mark.parametrize('kind,keep', OUT)
 def test_killed_encode_equals_unbroken(files, model_folder, tmp_path, small_blocks, kind, keep):
     def command(name):
         "Into a folder of this name"
@@ -271,7 +272,7 @@ def test_a_book_before_short_texts(model_folder, embedder, tmp_path, monkeypatch
     assert outputs(tmp_path/'broken') == outputs(tmp_path/'whole')
 
 MOMENTS = """
-import os, signal, sys
+import itertools, os, signal, sys
 from pathlib import Path
 import pyarrow.parquet, bilingual_embed.data.files, bilingual_embed.inference.embed as e
 from bilingual_embed.cli import main
@@ -309,19 +310,16 @@ def command(d, kind, more):
 total = 0
 for i,(kind,*more) in enumerate((('npy',), ('jsonl','--keep','id'), ('parquet','--keep','id,text'),
                                  ('npy','--output-dtype','int8'))):
-    whole,calls = folder/f'whole{i}',0
+    whole = folder/f'whole{i}'
     assert child(command(whole, kind, more)) == 0
-    while True:
-        for side in sides:
-            d = folder/f'{i}-{calls}-{side}'
-            args = command(d, kind, more)
-            died = child(args, calls, side == 'after')
-            if died == 0: break
-            assert died == -9 and child(args) == 0 and files(d) == files(whole), (kind, calls, side, died, sorted(files(d)))
-            total += 1
+    for at,side in ((at, side) for at in itertools.count() for side in sides):
+        d = folder/f'{i}-{at}-{side}'
+        args = command(d, kind, more)
+        died = child(args, at, side == 'after')
         if died == 0: break
-        calls += 1
-    assert calls > 6
+        assert died == -9 and child(args) == 0 and files(d) == files(whole), (kind, at, side, died, sorted(files(d)))
+        total += 1
+    assert at > 6
 print(total)
 """
 @pytest.mark.parametrize('sides', ['before', pytest.param('before,after', marks=pytest.mark.slow)])

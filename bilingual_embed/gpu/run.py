@@ -16,9 +16,8 @@ from threading import Timer
 
 import torch
 
-from ..core.io import repo_path
+from ..core.io import repo_path, write_text
 from .check import GPU, TOY, run_checks
-from ..model.weights import write_atomically
 
 # %% ../../nbs/95_gpu.run.ipynb #fd1e9e5f
 FILE_BYTES = 15*2**20 # of one file, a little below 16 MiB
@@ -39,7 +38,7 @@ class Results:
         if self.path.is_file():
             with suppress(ValueError):      # the last line of a run that was cut off
                 for line in self.path.read_text(encoding='utf-8').splitlines(): self.rows.append(json.loads(line))
-        write_atomically(self.path, lambda p: p.write_text(''.join(map(_json_line, self.rows)), encoding='utf-8'))
+        write_text(self.path, ''.join(map(_json_line, self.rows)))
         if self.rows: self._write_table()
 
     def add(self,
@@ -52,8 +51,7 @@ class Results:
         with self.path.open('a', encoding='utf-8') as f: f.write(_json_line(row))
         self._write_table()
 
-    def _write_table(self):
-        write_atomically(self.folder/'table.md', lambda p: p.write_text(table(self.rows), encoding='utf-8'))
+    def _write_table(self): write_text(self.folder/'table.md', table(self.rows))
 
     def log(self, line:str):
         "A line of what a part prints"

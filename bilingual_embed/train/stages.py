@@ -17,8 +17,7 @@ from pathlib import Path
 import torch, transformers
 
 from ..model.jina_bert import JinaBertConfig, JinaBertForMaskedLM, JinaBertModel, load_model
-from ..model.weights import write_atomically
-from ..core.io import commit, read_json, repo_path, disk_full_errors, write_json
+from ..core.io import commit, read_json, repo_path, disk_full_errors, write_json, write_text
 from ..core.records import Task
 from ..core.recipes import Recipe, STAGES, fingerprint, recipe_from_json, recipe_json, recipe_rows
 from ..data.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
@@ -132,8 +131,8 @@ def _report_changes(run): # since the folder's recipe was written
 
 def _write_recipe(run):
     rows = [f"{x['part']}.{x['field']} = {x['value']}    ({x['why']})" for x in recipe_rows(run.recipe)]
-    for name,text in {'recipe.json': recipe_json(run.recipe), 'recipe.txt': '\n'.join(rows)}.items():
-        write_atomically(run.folder/name, lambda p, text=text: p.write_text(text, encoding='utf-8'))
+    write_text(run.folder/'recipe.json', recipe_json(run.recipe))
+    write_text(run.folder/'recipe.txt', '\n'.join(rows))
     shutil.copy(run.corpus.folder/'corpus.json', run.folder/'corpus.json')
 
 def _make_tokenizer(run): # or keep the one that was made from the same recipe and text
