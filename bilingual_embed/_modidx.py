@@ -1019,6 +1019,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                         'bilingual_embed/data/lines.py'),
                                             'bilingual_embed.data.lines._piped': ( 'data.lines.html#_piped',
                                                                                    'bilingual_embed/data/lines.py'),
+                                            'bilingual_embed.data.lines.allow_csv_fields': ( 'data.lines.html#allow_csv_fields',
+                                                                                             'bilingual_embed/data/lines.py'),
                                             'bilingual_embed.data.lines.byte_lines': ( 'data.lines.html#byte_lines',
                                                                                        'bilingual_embed/data/lines.py'),
                                             'bilingual_embed.data.lines.iconv': ('data.lines.html#iconv', 'bilingual_embed/data/lines.py'),

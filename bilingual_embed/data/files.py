@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..core.io import json_text, locked, NPY_HEAD, npy_header, read_json, write_json
-from .lines import byte_lines, iconv, jq, json_advice, json_items, LinesError, peeked, utf8_chunks
+from .lines import allow_csv_fields, byte_lines, iconv, jq, json_advice, json_items, LinesError
+from .lines import peeked, utf8_chunks
 from .quantization import calibrate, CALIBRATION_ROWS, check_ranges, code_width, PRECISIONS
 from .quantization import quantize_embeddings, Quantized
 
@@ -183,7 +184,7 @@ def _json(f, name, field, keep, bad):
     check()
 
 def _csv(f, name, field, keep, bad, delimiter):
-    csv.field_size_limit(LONGEST)
+    allow_csv_fields(LONGEST)
     lines = (line+'\n' for _,line in _lines(_chunks(f, name), name))
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     try:

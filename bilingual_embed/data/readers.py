@@ -18,7 +18,8 @@ import pyarrow as pa, pyarrow.parquet as pq, zstandard
 from ..core.io import json_text
 from ..core.records import Document, Labelled, Pair, Scored, Triplet
 from ..core.records import LANGUAGES, Record, RecordError, Skips, split_langs
-from .lines import byte_lines, iconv, json_advice, json_items, LinesError, peeked, utf8_chunks
+from .lines import allow_csv_fields, byte_lines, iconv, json_advice, json_items, LinesError
+from .lines import peeked, utf8_chunks
 
 # %% ../../nbs/43_data.readers.ipynb #2df999a8
 class BadRow(RecordError):
@@ -221,7 +222,7 @@ def _csv_values(path, policy, tab):
             taken = n
             yield line.removesuffix('\r') + '\n'
 
-    csv.field_size_limit(MAX_LINE)                        # the default refuses texts beyond 131,072 characters
+    allow_csv_fields(MAX_LINE)
     style = dict(delimiter='\t', quoting=csv.QUOTE_NONE) if tab else dict(strict=True)
     rows = csv.reader(lines(), **style)
     start = 1
