@@ -1,5 +1,5 @@
 "The models that come with the library: they load by name, offline, wherever it is installed, with complete cards"
-import csv, importlib.util, os, re, subprocess, sys
+import csv, importlib.util, json, os, random, re, subprocess, sys
 from types import SimpleNamespace
 import numpy as np, pytest, torch
 from safetensors import safe_open
@@ -212,3 +212,68 @@ def test_a_sample_is_the_same_each_time(script):
 def test_weights_are_scaled_to_a_total(script):
     tasks = [script.Task(name, 'pairs', ['text'], w) for name,w in (('a',1.),('b',3.))]
     assert [t.weight for t in script.scale_weights(tasks, 2.)] == [.5,1.5]
+
+# ---- the script that makes the next one
+
+@pytest.fixture
+def graft_script(monkeypatch):
+    pytest.importorskip('mteb')
+    monkeypatch.syspath_prepend(str(ROOT/'nbs'/'experiments'))
+    return importlib.import_module('graft')
+
+def test_an_average_lies_between(graft_script, tmp_path):
+    torch.manual_seed(0)
+    args,m = SimpleNamespace(out=str(tmp_path)),load('en-de', device='cpu')
+    shares = dict(a=.5, b=.3, c=.2)
+    for name in shares:
+        with torch.no_grad():
+            for p in m.model.parameters(): p.add_(torch.randn_like(p)*.01)
+        save_st(tmp_path/name, m.model, m.tokenizer)
+    states = {name: load(tmp_path/name, device='cpu').model.state_dict() for name in shares}
+    for k,w in graft_script.average_of(args, shares).state_dict().items():
+        expected = sum(share*states[name][k].double() for name,share in shares.items())
+        assert torch.allclose(w.double(), expected, atol=1e-6), k
+
+def test_shares_are_shares(graft_script): assert sum(graft_script.SHARES.values()) == pytest.approx(1)
+
+def table(lang, rows):
+    "Pairs as a corpus has them"
+    columns = dict(zip(('query','target'), zip(*rows)))
+    return SimpleNamespace(lang=lang, source='t', column=lambda name: list(columns[name]))
+
+def test_each_side_of_a_translation_learns_from_both(graft_script):
+    rows = list(graft_script.translations_of(table('en-de', [('Good  morning', 'Guten Morgen'), ('Hi', 'Hallo')]), 10))
+    assert rows == [('Good morning', 'en', 'Good morning\tGuten Morgen'),     # the other is too short to say anything
+                    ('Guten Morgen', 'de', 'Good morning\tGuten Morgen')]
+    def encode(texts): return np.array([[1,0] if t.startswith('Good') else [0,1] for t in texts], np.float32)
+    teacher = graft_script.MeanOfTranslations(SimpleNamespace(name='e5', revision='1', encode=encode))
+    assert np.allclose(teacher.encode([rows[0][2]]), [[.5**.5, .5**.5]])
+
+def test_a_teacher_answers_in_the_order_it_was_asked(graft_script):
+    def encode(texts):
+        assert texts == sorted(texts, key=len)
+        return np.array([[len(t)] for t in texts], np.float32)
+    teacher = graft_script.Teacher(SimpleNamespace(name='e5', encode=encode))
+    assert teacher.encode(['ccc','a','bb']).tolist() == [[3],[1],[2]]
+
+def test_two_words_change_places(graft_script):
+    text = 'Der kleine Hund jagt eine graue Katze.'
+    for h in range(5):
+        swapped = graft_script.swap_words(text, h)
+        assert swapped != text and sorted(swapped[:-1].split()) == sorted(text[:-1].split())
+        assert swapped.startswith('Der ')                    # the first word stays: its capital letter would tell
+    assert graft_script.swap_words('Zu kurz', 0) is None
+
+def test_who_did_what_is_told_from_either_side(graft_script):
+    sentences = {lang: [f'{lang} {i}.' for i in range(9)] for lang in graft_script.LANGS}
+    for t in graft_script.role_triplets(200, sentences, random.Random(0)):
+        right,(wrong,) = t.target,t.negatives
+        assert right != wrong and sorted(re.findall(r'\w+', right)) == sorted(re.findall(r'\w+', wrong))
+
+def test_hidden_sections_are_where_they_are_said_to_be(graft_script, tmp_path):
+    graft_script.hide_sections([(f'title {i}', f'section {i}.') for i in range(100)], tmp_path, random.Random(0))
+    rows = {r['_id']: r['text'] for r in map(json.loads, (tmp_path/'corpus.en.jsonl').open(encoding='utf-8'))}
+    for line in (tmp_path/'qrels.tsv').read_text(encoding='utf-8').splitlines()[1:]:
+        title,text,_ = line.split('\t')
+        assert f"section {title.removeprefix('title-')}." in rows[text].split('\n')
+        assert len(set(rows[text].split('\n'))) == graft_script.AMONG

