@@ -161,8 +161,8 @@ def teach(args):
 
 # ---- tuning: the paper's second and third stage, with the teacher beside them
 
-TUNE = replace(HEAL, steps=700, batch_size=32, max_tokens=192, lr=1e-4, warmup_steps=40, negatives=1, save_steps=100,
-               weights=(('scored',3.),('distillation',2.5),('healing',2.5),('pairs',1.),('triplets',.75)),
+TUNE = replace(HEAL, steps=1500, batch_size=32, max_tokens=192, lr=1e-4, warmup_steps=40, negatives=1, save_steps=100,
+               weights=(('scored',3.),('distillation',4.),('healing',1.5),('pairs',1.5),('triplets',.5)),
                matryoshka_dims=(64,128,256))
 
 WORD = re.compile(r'[^\W\d_]{4,}')
