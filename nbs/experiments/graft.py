@@ -348,6 +348,10 @@ def finish(args):
 QUESTIONS = 'mlqa-de'      # the German dev part of MLQA; MLQA's test part is no test set here
 AMONG,HIDDEN = 10,60       # sections in a long text; long texts
 
+def write_rows(path, rows):
+    lines = [json.dumps(r, ensure_ascii=False) for r in rows]
+    path.write_text('\n'.join(lines), encoding='utf-8')
+
 def thin_similarity(args, folder):
     "Every third pair of the STS benchmark's dev part, in each language and with the first sentence in English"
     rows = {lang: list(read_rows(Path(args.data)/'sts'/f'stsb.dev.{lang}.jsonl'))[::3] for lang in LANGS}
@@ -355,9 +359,7 @@ def thin_similarity(args, folder):
     for lang in LANGS[1:]:
         second = [dict(sentence2=r['sentence2']) for r in rows[lang]]
         sets[f'stsb-across.dev.en-{lang}'] = [en | other for en,other in zip(rows['en'], second)]
-    for name,pairs in sets.items():
-        lines = [json.dumps(r, ensure_ascii=False) for r in pairs]
-        (folder/f'{name}.jsonl').write_text('\n'.join(lines), encoding='utf-8')
+    for name,pairs in sets.items(): write_rows(folder/f'{name}.jsonl', pairs)
 
 def held_out_sections(args):
     "English (title, section) kept apart from training, in the order of their hashes"
@@ -372,17 +374,14 @@ def held_out_sections(args):
 
 def hide_sections(found, folder, rng):
     "Titles, and sections each in a long text between nine others"
-    def write(name, rows):
-        lines = [json.dumps(r, ensure_ascii=False) for r in rows]
-        (folder/name).write_text('\n'.join(lines), encoding='utf-8')
     titles,sections = zip(*found)
     texts = []
     for k in range(HIDDEN):
         others = rng.sample(sections[HIDDEN:], AMONG-1)
         others.insert(rng.randrange(AMONG), sections[k])
         texts.append('\n'.join(others))
-    write('corpus.en.jsonl', [dict(_id=f'text-{k}', text=t) for k,t in enumerate(texts)])
-    write('queries.en.jsonl', [dict(_id=f'title-{k}', text=titles[k]) for k in range(HIDDEN)])
+    write_rows(folder/'corpus.en.jsonl', [dict(_id=f'text-{k}', text=t) for k,t in enumerate(texts)])
+    write_rows(folder/'queries.en.jsonl', [dict(_id=f'title-{k}', text=titles[k]) for k in range(HIDDEN)])
     judged = [f'title-{k}\ttext-{k}\t1' for k in range(HIDDEN)]
     (folder/'qrels.tsv').write_text('\n'.join(['query-id\tcorpus-id\tscore', *judged])+'\n', encoding='utf-8')
 
