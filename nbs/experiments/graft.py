@@ -1,4 +1,4 @@
-"""Makes the model that ships next: multilingual-e5-small in JinaBERT's form, healed, and trained on with the paper's stages.
+"""Makes the next model: multilingual-e5-small in JinaBERT's form, healed, and trained on with the paper's stages.
 
     python graft.py all --data DATA --out RUNS   # or text, graft, teach, tune, long, average, finish, dev, curve
 
@@ -161,6 +161,7 @@ def teach(args):
 
 # ---- tuning: the paper's second and third stage, with the teacher beside them
 
+# one run in place of two that were measured, of 700 and 850 steps (LOG.md); itself not run yet
 TUNE = replace(HEAL, steps=1500, batch_size=32, max_tokens=192, lr=1e-4, warmup_steps=40, negatives=1, save_steps=100,
                weights=(('scored',3.),('distillation',4.),('healing',1.5),('pairs',1.5),('triplets',.5)),
                matryoshka_dims=(64,128,256))
@@ -412,20 +413,20 @@ STEPS = 'grafted/start','grafted','tuned','long','averaged','final','final-en-de
 
 def evaluate_on_dev(args):
     "The dev sets, by which choices are made"
-    known = [Path(args.out)/name for name in STEPS]
+    known,tasks = [Path(args.out)/name for name in STEPS],dev_tasks(args)
     for folder in map(Path, args.folders or [p for p in known if (p/'config.json').exists()]):
-        scores = evaluate(load(folder), dev_tasks(args), folder.name, args.seed, table=Path(args.out)/'dev.csv')
+        scores = evaluate(load(folder), tasks, folder.name, args.seed, table=Path(args.out)/'dev.csv')
         print(folder, *(f'{s.task} {100*s.value:.1f}' for s in scores), flush=True)
 
 def draw_curve(args):
     "Dev scores at each checkpoint of healing, similarity and questions, into curve.csv; runs are named by tokens seen"
     tasks = [t for t in dev_tasks(args) if t.metadata.name != 'hidden-sections']
     model,tok = load_model(grafted(args)/'start'),load_tokenizer(grafted(args)/'start')
-    for path in sorted((Path(args.out)/'healing-steps').glob('*.safetensors'), key=lambda p: note_of(p)['step']):
-        prefix = 'model/model.'
+    prefix,table = 'model/model.',Path(args.out)/'curve.csv'
+    for path in sorted((Path(args.out)/'healing-steps').glob('*.safetensors'), key=lambda p: int(p.stem)):
         state = {k.removeprefix(prefix): w for k,w in load_file(path).items() if k.startswith(prefix)}
         model.load_state_dict(state)
-        evaluate(Embedder(model, tok), tasks, str(note_of(path)['tokens']), args.seed, table=Path(args.out)/'curve.csv')
+        evaluate(Embedder(model, tok), tasks, str(note_of(path)['tokens']), args.seed, table=table)
 
 COMMANDS = dict(text=write_text, graft=make_graft, teach=teach, tune=tune, long=lengthen, average=average, finish=finish,
                 dev=evaluate_on_dev, curve=draw_curve)
