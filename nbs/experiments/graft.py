@@ -428,8 +428,8 @@ def draw_curve(args):
         model.load_state_dict(state)
         evaluate(Embedder(model, tok), tasks, str(note_of(path)['tokens']), args.seed, table=table)
 
-COMMANDS = dict(text=write_text, graft=make_graft, teach=teach, tune=tune, long=lengthen, average=average, finish=finish,
-                dev=evaluate_on_dev, curve=draw_curve)
+COMMANDS = dict(text=write_text, graft=make_graft, teach=teach, tune=tune, long=lengthen, average=average,
+                finish=finish, dev=evaluate_on_dev, curve=draw_curve)
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
