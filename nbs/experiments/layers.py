@@ -1,6 +1,6 @@
 """Six of twelve layers: which to keep, what they cost in points after healing, and what they bring in speed.
 
-    python layers.py --data DATA --out RUNS       # RUNS is the folder of graft.py, with its text and its start
+    python layers.py --data DATA --out RUNS       # RUNS is the folder of models.py, with its text and its start
 
 Rows go to RUNS/layers.csv; what is there is not measured again.
 """
@@ -19,7 +19,7 @@ from bilingual_embed.graft.whole import HEAL
 from bilingual_embed.inference.sentence_transformers import save_st
 from bilingual_embed.model.jina_bert import load_model
 from bilingual_embed.train.loop import train
-from graft import dev_tasks, grafted, healing_teacher, read_text
+from models import dev_tasks, grafted, healing_teacher, read_text
 
 KEPT = { # the teacher's layers that stay; the last is among them, since vectors come out of it
     'all': range(1, 13),

@@ -2,7 +2,7 @@
 
     python vocabulary.py --data DATA --out RUNS
 
-RUNS holds text.jsonl, which `graft.py text` writes; DATA/sts has the STS benchmark, whose dev part is scored. Everything
+RUNS holds text.jsonl, which `models.py text` writes; DATA/sts has the STS benchmark, whose dev part is scored. Everything
 goes to RUNS/vocabulary, the numbers to vocabulary.csv there. The same command continues what was stopped.
 """
 import argparse, csv
@@ -16,7 +16,7 @@ from bilingual_embed.evaluate.tasks import evaluate, read_scores
 from bilingual_embed.graft.whole import graft, HEAL, open_encoder
 from bilingual_embed.model.weights import write_atomically
 from bilingual_embed.train.loop import read_log
-from graft import dev_tasks, LANGS, PAIRS, read_text
+from models import dev_tasks, LANGS, PAIRS, read_text
 
 KINDS = 'trimmed','own'
 

