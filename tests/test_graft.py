@@ -6,6 +6,7 @@ from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast, X
 from bilingual_embed import load
 from bilingual_embed.cli import main
 from bilingual_embed.data.corpus import SampleSource
+from bilingual_embed.graft.whole import cut_at_word, HashSample, healing_texts, passages_of
 from bilingual_embed.inference.export import export_onnx, export_published
 
 def passages(): return [r['text'][lang] for r in SampleSource().rows('passages','train') for lang in ('en','de')]
@@ -132,3 +133,37 @@ def test_refused_before_work(encoder, tmp_path, cache, capsys):
     (encoder/'model.safetensors').rename(encoder/'pytorch_model.bin')
     try: refused('is a pickle')
     finally: (encoder/'pytorch_model.bin').rename(encoder/'model.safetensors')
+
+# ---- the text that is healed on
+
+class OneDocumentSet:
+    "What healing_texts needs of a corpus"
+    tables = []
+    def texts(self, lang, chars):
+        for k in range(0, 900, 9):
+            yield ' '.join(f'Satz {i} hat so viele Worte, dass er lang genug ist.' for i in range(k, k+9))
+
+def test_texts_in_one_language_are_the_same_each_time():
+    first,second = (healing_texts([OneDocumentSet()], 'de', 200, 20) for _ in range(2))
+    assert first == second
+    short,long = first
+    assert (len(short), len(long)) == (200, 20) and len({*short, *long}) == 220
+    assert all(250 < len(t) <= 800 for t in long)
+
+def test_passages_follow_one_another():
+    text = ' '.join(f'Wort{i}' for i in range(400))
+    parts = passages_of(text)
+    assert text.startswith(' '.join(parts))                  # nothing between them is lost
+    assert len(parts) > 3 and all(250 < len(p) <= 800 for p in parts)
+    assert cut_at_word('ein langes Wort', 12) == 'ein langes' and cut_at_word('kurz', 12) == 'kurz'
+
+def sample_by_hash(rows, n):
+    sample = HashSample(n)
+    for r in rows: sample.offer(r, r)
+    return sample.rows()
+
+def test_a_sample_is_the_same_each_time():
+    rows = [f'text {i}' for i in range(1000)]
+    got = sample_by_hash(rows, 50)
+    assert len(got) == 50 == len(set(got)) and got == sample_by_hash(rows[::-1], 50)
+    assert sample_by_hash(rows[:9]*2, 50) == sample_by_hash(rows[:9], 50)

@@ -278,15 +278,15 @@ def tuning_tasks(args):
 
 def tune(args):
     "All rounds, the first of them from the graft"
-    teacher,tasks,start = healing_teacher(args, read_text(args)),tuning_tasks(args),grafted(args)
-    for k,(name,stage) in enumerate(ROUNDS.items()):
-        folder = Path(args.out)/name
-        if not (folder/'config.json').exists():
-            model,tok = load_model(start),load_tokenizer(start)
-            stage = replace(stage, steps=args.steps or stage.steps)
-            train(model, tasks, tok, stage, folder, 'tune', seed=args.seed+k, depth='layers', teacher=teacher)
-            save_st(folder, model, tok, max_length=8192)
-        start = folder
+    folders = [grafted(args), *(Path(args.out)/name for name in ROUNDS)]
+    if (folders[-1]/'config.json').exists(): return
+    teacher,tasks = healing_teacher(args, read_text(args)),tuning_tasks(args)
+    for k,(start,folder,stage) in enumerate(zip(folders, folders[1:], ROUNDS.values())):
+        if (folder/'config.json').exists(): continue
+        model,tok = load_model(start),load_tokenizer(start)
+        stage = replace(stage, steps=args.steps or stage.steps)
+        train(model, tasks, tok, stage, folder, 'tune', seed=args.seed+k, depth='layers', teacher=teacher)
+        save_st(folder, model, tok, max_length=8192)
 
 # ---- long texts
 
