@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa, pyarrow.compute as pc, pyarrow.ipc as ipc
 import xxhash
 
-from ..core.io import disk_full_errors, peak_memory, read_json, write_json
+from ..core.io import disk_full_errors, own_memory, read_json, write_json
 from ..core.records import Record, Skips
 from ..data.batches import join_packed, pack, tokens_key
 from ..data.clean import CleanReport, Decontaminator, Deduper, clean, count_ratio, eval_texts
@@ -48,12 +48,11 @@ def run_task(
     failed = folder.with_name(folder.name+'.failed')
     part.mkdir(parents=True)
     failed.unlink(missing_ok=True)
-    peak_memory(reset=True)
     start,cpu = time.perf_counter(),time.process_time()
     try:
-        with disk_full_errors(part, 'tasks that are done stay done'): noted = work(job, n, part)
+        with disk_full_errors(part, 'tasks that are done stay done'), own_memory() as peak: noted = work(job, n, part)
         took,cpu = time.perf_counter()-start,time.process_time()-cpu
-        write_json(part/'about.json', noted | dict(took=took, cpu=cpu, peak=peak_memory()))
+        write_json(part/'about.json', noted | dict(took=took, cpu=cpu, peak=peak()))
         _to_disk(part)
         os.replace(part, folder)      # an error if the folder is there
     except Exception as e:

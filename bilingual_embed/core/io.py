@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['NPY_HEAD', 'repo_path', 'json_text', 'read_json', 'write_text', 'write_json', 'npy_header', 'locked', 'is_disk_full',
-           'DiskFull', 'disk_full_errors', 'peak_memory', 'commit']
+           'DiskFull', 'disk_full_errors', 'peak_memory', 'own_memory', 'commit']
 
 # %% ../../nbs/31_core.io.ipynb #9c8e5227
-import errno, io, json, math, os, re, shutil, subprocess, sys, time
+import errno, io, json, math, os, re, shutil, subprocess, sys, threading, time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -186,6 +186,34 @@ def peak_memory(
     except ImportError: return None                   # Windows
     n = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return n if sys.platform == 'darwin' else 1024*n  # macOS counts bytes, the others KiB
+
+# %% ../../nbs/31_core.io.ipynb #5c8e1d94
+def _own_now(): # bytes that are resident and neither of a file nor shared; Linux
+    resident,shared = Path('/proc/self/statm').read_text().split()[1:3]
+    return (int(resident)-int(shared))*os.sysconf('SC_PAGE_SIZE')
+
+@contextmanager
+def own_memory(
+    every:float=.05, # seconds from one look to the next
+):                   # gives a function: the peak so far in bytes. Where the system does not tell it is `peak_memory`
+    "The most that this process holds while a block runs, without the pages of mapped files"
+    try: peak = _own_now()
+    except OSError:
+        yield peak_memory
+        return
+    ended = threading.Event()
+    def look():
+        nonlocal peak
+        peak = max(peak, _own_now())
+        return peak
+    def watch():
+        while not ended.wait(every): look()
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try: yield look
+    finally:
+        ended.set()
+        watcher.join()
 
 # %% ../../nbs/31_core.io.ipynb #d23fea4d
 def commit()->str: # short hash, "" outside a git checkout

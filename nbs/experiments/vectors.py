@@ -8,7 +8,7 @@ of earlier ones of the same size. `nbs/experiments/vectors.ipynb` shows them.
 import argparse, csv, json, subprocess, sys, tempfile, time
 from pathlib import Path
 import numpy as np
-from bilingual_embed.core.io import peak_memory, repo_path
+from bilingual_embed.core.io import own_memory, repo_path
 from bilingual_embed.data.files import Row
 from bilingual_embed.data.quantization import calibrate, PRECISIONS, quantize_embeddings, Quantized
 from bilingual_embed.inference.index import build_index, faiss_library
@@ -76,8 +76,9 @@ def measure_one(a):
     x = np.load(a.folder/'x.npy', mmap_mode='r')
     queries = next(vectors(200, a.dim, seed=2))
     if a.threads: faiss_library().omp_set_num_threads(a.threads)
-    found = measure_codes(x, queries) if a.kind == 'codes' else measure_index(x, queries, a.kind, a.folder)
-    about = dict(size=a.size, dim=a.dim, peak_mb=(peak_memory() or 0)/1e6, threads=faiss_library().omp_get_max_threads())
+    with own_memory() as peak:
+        found = measure_codes(x, queries) if a.kind == 'codes' else measure_index(x, queries, a.kind, a.folder)
+    about = dict(size=a.size, dim=a.dim, peak_mb=(peak() or 0)/1e6, threads=faiss_library().omp_get_max_threads())
     for f in found: print(json.dumps(f | about), flush=True)
 
 def measure_all(a):
