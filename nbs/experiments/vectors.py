@@ -96,7 +96,7 @@ def measure_all(a):
     with path.open('w', newline='') as f:
         w = csv.DictWriter(f, COLUMNS, lineterminator='\n')
         w.writeheader()
-        for r in kept + found: w.writerow({k: f'{v:.4g}' if isinstance(v, float) else v for k,v in r.items()})
+        for r in sorted(kept + found, key=lambda r: int(r['size'])): w.writerow({k: f'{v:.4g}' if isinstance(v, float) else v for k,v in r.items()})
 
 if __name__ == '__main__':
     p = argparse.ArgumentParser(description=__doc__.split('\n')[0])
