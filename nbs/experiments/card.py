@@ -230,7 +230,7 @@ hard negatives, texts of up to 3,000 tokens. `nbs/experiments/models.py` does al
 
 ## Scores
 
-Test scores x 100; nothing was tuned on them; all columns are from one run of the same code. `static` is the mean of
+Test scores x 100; nothing was tuned on them; all columns are measured by the same code. `static` is the mean of
 multilingual-e5-small's token vectors.
 {score_section(args)}
 
