@@ -13,6 +13,7 @@ lib = cfg['lib_path']
 EXTRAS = 'train', 'files', 'onnx', 'index', 'search', 'peers', 'cluster', 'dev'
 extras = {k: shlex.split(cfg[f'{k}_requirements']) for k in EXTRAS}
 for k in ('train', 'onnx', 'index', 'cluster'): extras['dev'] += extras[k]   # whoever edits a notebook runs every notebook
+extras['cluster'] += extras['train']              # the rules of cleaning are the same on one machine and on many
 
 packages = find_packages(include=[lib, f'{lib}.*'])
 package_dir = {}

@@ -1042,7 +1042,10 @@ KNOWN_ERRORS = ValueError,OSError,RuntimeError,ModuleNotFoundError,MemoryError,F
 def _failed(a, error)->int:
     "Print an error as a sentence; 2 for a mistake of the user's, 1 for the rest"
     message = str(error)
-    if not isinstance(error, KNOWN_ERRORS):
+    if isinstance(error, ModuleNotFoundError) and message.startswith('No module named'):     # Python's own words
+        extra = 'cluster' if a.command == 'prepare' else 'train'
+        message = f"{error.name} is missing, which this command needs: pip install '.[{extra}]'"
+    elif not isinstance(error, KNOWN_ERRORS):
         message = f"{type(error).__name__}: {error}; this is a fault of the program: --debug shows where"
     print(f"bilingual-embed {a.command}: {message}", file=sys.stderr)
     try: sys.stdout.flush()

@@ -55,6 +55,16 @@ def test_encodes_without_extras(bare, model_folder, embedder, tmp_path):
     assert r.stdout.strip() == f'[] {embedder.revision}'
     np.testing.assert_allclose(np.load(tmp_path/'e.npy'), embedder.encode(texts), rtol=0, atol=1e-6)
 
+COMMAND = "from bilingual_embed.cli import main; sys.exit(main(json.loads(sys.argv[2])))"
+@pytest.mark.parametrize('extra,command', [
+    ('train', ('train','--scale','sample')),
+    ('train', ('evaluate','--model','en-de','--tests',ROOT/'data'/'sample')),
+    ('train', ('plan','--scale','base','--tflops','1','--prepare-gb','1','--prepared','nowhere')),
+    ('cluster', ('prepare','--config',ROOT/'data'/'cluster'/'local.yaml'))], ids=lambda x: x if isinstance(x, str) else x[0])
+def test_says_what_to_install(bare, extra, command):
+    r = bare(COMMAND, json.dumps([*map(str, command)]))
+    assert r.returncode == 1 and f"pip install '.[{extra}]'" in r.stderr, r.stderr
+
 # ---- Windows and macOS
 
 # What Windows lacks: modules, and names of modules that it has. Other packages were built for this system and may use
