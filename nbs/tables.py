@@ -42,15 +42,12 @@ def table(
     lines = ['| ' + ' | '.join(head) + ' |', '|---|' + '---:|'*(len(head)-1)]
     return '\n'.join(lines + ['| ' + ' | '.join(map(str, r)) + ' |' for r in rows])
 
-def model_scores()->dict: # task -> model -> scores x 100; a list, since a test set may have been scored twice
-    "Scores of the model that ships and of its baselines; peers measured before, with the same code, fill the gaps"
-    scores = defaultdict(lambda: defaultdict(list))
+def model_scores()->dict: # task -> model -> score x 100
+    "Scores of the model that ships, of its baselines and of peers"
+    scores = defaultdict(dict)
     with open(repo_path('figures', 'models_scores.csv'), encoding='utf-8', newline='') as f:
         for r in csv.DictReader(f):
-            if r['metric'] != 'f1': scores[r['task']][r['run']].append(100*float(r['value']))
-    for s in reference_scores():
-        model = s.run.removesuffix('*')
-        if model not in scores[s.task]: scores[s.task][model].append(100*s.value)
+            if r['metric'] != 'f1': scores[r['task']][r['run']] = 100*float(r['value'])
     return scores
 
 def mean(values): return sum(values)/len(values)
@@ -68,7 +65,7 @@ def results_table()->str: # Markdown
     for kind,(what,tasks) in KINDS.items():
         cells = []
         for model in models:
-            found = [mean(scores[t][model]) for t in tasks.split() if scores[t][model]]
+            found = [scores[t][model] for t in tasks.split() if model in scores[t]]
             cells.append(f'{mean(found):.1f}' if len(found) == len(tasks.split()) else '')
         rows.append([f'**{kind}**: {what}', *cells])
     return table(['', *models.values()], rows)
@@ -83,8 +80,8 @@ def all_scores_table()->str: # Markdown
         'ours+maxp+bm25': 'by sentence, with BM25'}
     scores = model_scores()
     tasks = [t for _,names in KINDS.values() for t in names.split()]
-    runs = {run: name for run,name in runs.items() if any(scores[t][run] for t in tasks)}
-    rows = [[t, *(f'{scores[t][r][0]:.1f}' if scores[t][r] else '' for r in runs)] for t in tasks]
+    runs = {run: name for run,name in runs.items() if any(run in scores[t] for t in tasks)}
+    rows = [[t, *(f'{scores[t][r]:.1f}' if r in scores[t] else '' for r in runs)] for t in tasks]
     return table(['', *runs.values()], rows)
 
 def quarter_hour_table()->str: # Markdown
@@ -117,7 +114,7 @@ def measured()->dict: # name -> number, for the sentences of the front page
     long = dict(what='encode', tokens=8192)
     mixed = dict(what='mix', size='base', tokens=1024)
     scores = model_scores()
-    translations = [mean(scores[t]['ours']) for t in KINDS['Translations found'][1].split()]
+    translations = [scores[t]['ours'] for t in KINDS['Translations found'][1].split()]
     return dict(
         parameters=parameters()/1e6,
         translations=mean(translations),

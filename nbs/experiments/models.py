@@ -334,15 +334,18 @@ def long_pairs(args, lang, passages, rng):
 
 def lengthen(args):
     "A last phase with texts of up to 3,000 tokens, after the first round of tuning and after the last"
-    for name in LENGTHENED: lengthen_one(args, Path(args.out)/name, Path(args.out)/f'{name}-long')
-
-def lengthen_one(args, start, folder):
-    "Train the model of one folder on, into another"
-    if (folder/'config.json').exists(): return
-    teacher,rng = MeanOfPassages(load(start)),random.Random(args.seed)
+    folders = {Path(args.out)/name: Path(args.out)/f'{name}-long' for name in LENGTHENED}
+    left = {start: folder for start,folder in folders.items() if not (folder/'config.json').exists()}
+    if not left: return
     scored = [t for corpus in corpora(args) for t in corpus.tasks() if t.kind == 'scored']
+    passages_of_lang = texts_of_kind(read_text(args), 'passage')
+    for start,folder in left.items(): lengthen_one(args, start, folder, scored, passages_of_lang)
+
+def lengthen_one(args, start, folder, scored, passages_of_lang):
+    "Train the model of one folder on, into another"
+    teacher,rng = MeanOfPassages(load(start)),random.Random(args.seed)
     tasks = {t.name: t for t in scored}
-    for lang,passages in texts_of_kind(read_text(args), 'passage').items():
+    for lang,passages in passages_of_lang.items():
         texts = ((t, lang, t) for t in long_texts(args, lang, passages, 60, rng))
         rows = embed_with_teacher(texts, teacher, folder/f'taught-{lang}', source='long')
         pairs = list(long_pairs(args, lang, passages, rng))

@@ -93,10 +93,11 @@ def measure_all(a):
     path = repo_path('figures','vectors.csv')
     old = list(csv.DictReader(path.open())) if path.exists() else []
     kept = [r for r in old if (r['size'],r['dim']) != (str(a.size),str(a.dim))]
+    rows = sorted(kept + found, key=lambda r: int(r['size']))
     with path.open('w', newline='') as f:
         w = csv.DictWriter(f, COLUMNS, lineterminator='\n')
         w.writeheader()
-        for r in sorted(kept + found, key=lambda r: int(r['size'])): w.writerow({k: f'{v:.4g}' if isinstance(v, float) else v for k,v in r.items()})
+        for r in rows: w.writerow({k: f'{v:.4g}' if isinstance(v, float) else v for k,v in r.items()})
 
 if __name__ == '__main__':
     p = argparse.ArgumentParser(description=__doc__.split('\n')[0])
