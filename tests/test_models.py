@@ -179,3 +179,20 @@ def test_hidden_sections_are_where_they_are_said_to_be(script, tmp_path):
         title,text,_ = line.split('\t')
         assert f"section {title.removeprefix('title-')}." in rows[text].split('\n')
         assert len(set(rows[text].split('\n'))) == script.AMONG
+
+def test_choices_are_made_on_similarity_questions_and_long_texts(script, tmp_path):
+    args = SimpleNamespace(out=str(tmp_path), data=str(tmp_path))
+    hidden,questions = tmp_path/'dev'/'hidden-sections',tmp_path/'eval'/script.QUESTIONS
+    hidden.mkdir(parents=True)
+    script.hide_sections([(f'title {i}', f'section {i}.') for i in range(100)], hidden, random.Random(0))
+    pairs = '\n'.join(json.dumps(dict(sentence1='a', sentence2='b', score=n)) for n in range(2))
+    for lang in ('en','de','es'): (tmp_path/'dev'/f'stsb.dev.{lang}.jsonl').write_text(pairs)
+    questions.mkdir(parents=True)
+    (questions/'corpus.de.jsonl').write_text(json.dumps(dict(_id='p', text='Absatz')))
+    (questions/'queries.de.jsonl').write_text(json.dumps(dict(_id='q', text='Frage')))
+    (questions/'qrels.tsv').write_text('query-id\tcorpus-id\tscore\nq\tp\t1\n')
+
+    def found(tasks): return sorted((t.metadata.name, *t.metadata.eval_langs) for t in tasks)
+    short = [('mlqa-de','de'), ('stsb','de','en'), ('stsb','en','es')]
+    assert found(script.dev_tasks(args)) == [('hidden-sections','en'), *short]
+    assert found(script.short_dev_tasks(args)) == short

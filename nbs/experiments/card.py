@@ -125,7 +125,7 @@ def ship(args):
         removed.update({k: v for k,v in r.items() if isinstance(v, int) and k not in ('in','left','repaired')})
     n_parameters = sum(t.numel() for t in load(to).model.parameters())
     (to/'README.md').write_text(card(args, data, leaks, removed, n_parameters), encoding='utf-8')
-    for name in ('scores','dev'):
+    for name in ('scores','dev','curve'):
         rows = [asdict(s) for s in read_scores(Path(args.out)/f'{name}.csv')]
         write_table(repo_path('figures')/f'models_{name}.csv', rows)
     megabytes = sum(p.stat().st_size for p in to.rglob('*') if p.is_file())/1e6

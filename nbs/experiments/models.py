@@ -454,8 +454,13 @@ def dev_tasks(args):
     made = dev_folder(args)
     def of_pair(langs):
         yield from local_tasks([made], langs, split='dev')
+        yield from local_tasks([made], langs, names=['hidden-sections'])     # its files name no part
         if 'de' in langs: yield from local_tasks([Path(args.data)/'eval'], langs, names=[QUESTIONS])
     return each_once(t for pair in PAIRS for t in of_pair(tuple(pair.split('-'))))
+
+def short_dev_tasks(args):
+    "Those of short texts: enough for a model that has not learned long ones yet"
+    return [t for t in dev_tasks(args) if t.metadata.name != 'hidden-sections']
 
 TRAINED = *ROUNDS,*(f'{name}-long' for name in LENGTHENED)
 STEPS = 'grafted/start','grafted',*TRAINED,'averaged','final','final-en-de','final-en-es'
@@ -468,10 +473,11 @@ def evaluate_on_dev(args):
         print(folder, *(f'{s.task} {100*s.value:.1f}' for s in scores), flush=True)
 
 def draw_curve(args):
-    "Dev scores at each checkpoint of healing, similarity and questions, into curve.csv; runs are named by tokens seen"
-    tasks = [t for t in dev_tasks(args) if t.metadata.name != 'hidden-sections']
+    "Dev scores before healing and at each of its checkpoints into curve.csv; runs are named by tokens seen"
+    tasks = short_dev_tasks(args)
     model,tok = load_model(grafted(args)/'start'),load_tokenizer(grafted(args)/'start')
     prefix,table = 'model/model.',Path(args.out)/'curve.csv'
+    evaluate(Embedder(model, tok), tasks, '0', args.seed, table=table)
     for path in sorted((Path(args.out)/'healing-steps').glob('*.safetensors'), key=lambda p: int(p.stem)):
         state = {k.removeprefix(prefix): w for k,w in load_file(path).items() if k.startswith(prefix)}
         model.load_state_dict(state)

@@ -2,10 +2,10 @@
 
     python vocabulary.py --data DATA --out RUNS
 
-RUNS holds text.jsonl, which `models.py text` writes; DATA/sts has the STS benchmark, whose dev part is scored. Everything
-goes to RUNS/vocabulary, the numbers to vocabulary.csv there. The same command continues what was stopped.
+RUNS holds text.jsonl, which `models.py text` writes; scores are on the dev sets of `models.py`. Everything goes to
+RUNS/vocabulary, the numbers to vocabulary.csv there. The same command continues what was stopped.
 """
-import argparse, csv
+import argparse
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,9 +14,8 @@ from bilingual_embed.core.io import read_json
 from bilingual_embed.data.tokenizer import fertility, load_tokenizer, save_tokenizer, train_tokenizer
 from bilingual_embed.evaluate.tasks import evaluate, read_scores
 from bilingual_embed.graft.whole import graft, HEAL, open_encoder
-from bilingual_embed.model.weights import write_atomically
 from bilingual_embed.train.loop import read_log
-from models import dev_tasks, LANGS, PAIRS, read_text
+from models import LANGS, PAIRS, read_text, short_dev_tasks, write_table
 
 KINDS = 'trimmed','own'
 
@@ -47,7 +46,7 @@ def scored(args):
 
 def score(args, name, folder):
     if name in scored(args): return
-    for s in evaluate(load(folder), dev_tasks(args), name, args.seed, table=folder_of(args)/'dev.csv'):
+    for s in evaluate(load(folder), short_dev_tasks(args), name, args.seed, table=folder_of(args)/'dev.csv'):
         print(f'{name}: {s.lang} {100*s.value:.2f}', flush=True)
 
 def compare(args, kind, texts):
@@ -65,24 +64,20 @@ def compare(args, kind, texts):
     score(args, f'{kind} healed', out)
 
 def summary(args, texts):
-    "One row for each vocabulary and language"
-    scores = {(s.run, s.lang): 100*s.value for s in read_scores(folder_of(args)/'dev.csv')}
+    "Tokens a word and dev scores, a row each for vocabulary, language and step"
+    scores = read_scores(folder_of(args)/'dev.csv')
     rows = []
     for kind in KINDS:
         folder = folder_of(args)/kind
         log = read_log(folder/'healing')
+        tokens = dict(start=0, healed=sum(int(r['tokens']) for r in log))
         sample = {lang: [t for t,l in texts if l == lang][::50] for lang in LANGS}
-        words = {r['lang']: r['fertility'] for r in fertility({kind: load_tokenizer(folder)}, sample)}
-        for lang in LANGS:
-            rows.append(dict(vocabulary=kind, lang=lang, rows=len(load_tokenizer(folder)), tokens_per_word=words[lang],
-                             steps=len(log), healed_on_tokens=sum(int(r['tokens']) for r in log),
-                             start=scores[f'{kind} start',lang], healed=scores[f'{kind} healed',lang]))
-    def write(path):
-        with open(path, 'w', newline='', encoding='utf-8') as f:
-            w = csv.DictWriter(f, rows[0])
-            w.writeheader()
-            w.writerows(rows)
-    write_atomically(folder_of(args)/'vocabulary.csv', write)
+        for r in fertility({kind: load_tokenizer(folder)}, sample):
+            rows.append(dict(vocabulary=kind, tokens=0, measure='tokens a word', lang=r['lang'], value=r['fertility']))
+        for step,n in tokens.items():
+            rows += [dict(vocabulary=kind, tokens=n, measure=s.task, lang=s.lang, value=round(100*s.value, 2))
+                     for s in scores if s.run == f'{kind} {step}']
+    write_table(folder_of(args)/'vocabulary.csv', rows)
     return rows
 
 def main():
