@@ -473,15 +473,18 @@ def evaluate_on_dev(args):
         print(folder, *(f'{s.task} {100*s.value:.1f}' for s in scores), flush=True)
 
 def draw_curve(args):
-    "Dev scores before healing and at each of its checkpoints into curve.csv; runs are named by tokens seen"
-    tasks = short_dev_tasks(args)
+    "Dev scores before healing, at each of its checkpoints and of the teacher: curve.csv; runs are named by tokens seen"
+    tasks,table = short_dev_tasks(args),Path(args.out)/'curve.csv'
     model,tok = load_model(grafted(args)/'start'),load_tokenizer(grafted(args)/'start')
-    prefix,table = 'model/model.',Path(args.out)/'curve.csv'
-    evaluate(Embedder(model, tok), tasks, '0', args.seed, table=table)
+    def score(encoder, name): evaluate(encoder, tasks, name, args.seed, table=table)
+
+    score(Teacher(teacher_encoder(args)), 'teacher')
+    score(Embedder(model, tok), '0')
+    prefix = 'model/model.'
     for path in sorted((Path(args.out)/'healing-steps').glob('*.safetensors'), key=lambda p: int(p.stem)):
         state = {k.removeprefix(prefix): w for k,w in load_file(path).items() if k.startswith(prefix)}
         model.load_state_dict(state)
-        evaluate(Embedder(model, tok), tasks, str(note_of(path)['tokens']), args.seed, table=table)
+        score(Embedder(model, tok), str(note_of(path)['tokens']))
 
 COMMANDS = dict(text=write_text, graft=make_graft, teach=teach, tune=tune, long=lengthen, average=average,
                 finish=finish, dev=evaluate_on_dev, curve=draw_curve)
