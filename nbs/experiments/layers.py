@@ -21,6 +21,7 @@ from bilingual_embed.graft.whole import HEAL
 from bilingual_embed.inference.sentence_transformers import save_st
 from bilingual_embed.model.jina_bert import load_model
 from bilingual_embed.train.loop import train
+from bench import processor_name
 from models import grafted, healing_teacher, read_text, short_dev_tasks, write_table
 
 KEPT = { # the teacher's layers that stay; the last is among them, since vectors come out of it
@@ -64,7 +65,8 @@ def measure_speed(args, names, rounds=5):
             encoder.encode(texts)
             if k: rates[name].append(len(texts)/(time.perf_counter()-start))
     return [dict(layers=name, sentences_per_s=round(float(np.median(r)), 1), slowest=round(min(r), 1),
-                 fastest=round(max(r), 1), threads=torch.get_num_threads()) for name,r in rates.items()]
+                 fastest=round(max(r), 1), threads=torch.get_num_threads(), machine=processor_name())
+            for name,r in rates.items()]
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -91,7 +93,7 @@ def main():
     def mean(row): return np.mean([float(v) for k,v in row.items() if k.startswith('stsb')])
     unhealed = {name: mean(add(name, 0)) for name in KEPT}
     six = sorted((name for name in KEPT if name != 'all'), key=unhealed.get)
-    for name in six[::-1]: add(name, args.heal//4)       # which is best after a little
+    for name in ('all', *six[::-1]): add(name, args.heal//4)       # which is best after a little
     best = max(six, key=lambda name: mean(add(name, args.heal//4)))
     for name in ('all', best): add(name, args.heal)
     speed = Path(args.out)/'layers_speed.csv'
