@@ -3,6 +3,7 @@ import ast, configparser, json, re, shlex, subprocess, sys
 import importlib.metadata as md
 import pytest
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from conftest import code_cells, ROOT
 
@@ -232,16 +233,29 @@ def test_encoding_needs_the_core_alone():
         allowed = ', '.join(sorted(CORE))
         assert not more, f"{m}, which encoding needs, imports {more}: only settings.ini's requirements ({allowed}) may be used there"
 
+def read_pins(): # name -> version
+    lines = [l for l in (ROOT/'constraints.txt').read_text().split('\n') if l.strip() and not l.startswith('#')]
+    return {canonicalize_name(n): v for n,v in (l.split('==') for l in lines)}
+
 def test_constraints_cover_what_is_asked_for():
     "constraints.txt pins each requirement, to a version settings.ini accepts"
-    lines = [l for l in (ROOT/'constraints.txt').read_text().split('\n') if l.strip() and not l.startswith('#')]
-    pins = {canonicalize_name(n): v for n,v in (l.split('==') for l in lines)}
+    pins = read_pins()
     for r in requirements('requirements', 'train_requirements', 'onnx_requirements', 'index_requirements',
                           'cluster_requirements', 'dev_requirements'):
         v = pins.get(canonicalize_name(r.name))
         assert v, f"{r.name} has no line in constraints.txt; run python .ci/pin.py"
         assert r.specifier.contains(v, prereleases=True), f"constraints.txt has {r.name}=={v}, settings.ini wants {r}"
     assert not any('+' in v for v in pins.values()), "a local version (+cpu) cannot be installed elsewhere"
+
+def test_constraints_are_for_every_python_that_is_allowed():
+    "A release that wants 3.11.5 keeps out those whose system has 3.11.2"
+    oldest = INI['DEFAULT']['min_python']+'.0'
+    installed = {canonicalize_name(d.metadata['Name']): d for d in md.distributions()}
+    pinned = [d for n,v in read_pins().items() if (d := installed.get(n)) and d.version.split('+')[0] == v]
+    assert pinned
+    wanted = {d.metadata['Name']: d.metadata['Requires-Python'] or '' for d in pinned}
+    bad = {n: w for n,w in wanted.items() if not SpecifierSet(w).contains(oldest)}
+    assert not bad, f"constraints.txt: not for Python {oldest}: {bad}; pin older releases"
 
 def test_readme_is_the_front_page():
     "README.md is made from nbs/index.ipynb, never edited"
