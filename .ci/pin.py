@@ -10,23 +10,22 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
+INI = configparser.ConfigParser(delimiters=['='])
+INI.read(ROOT/'settings.ini', encoding='utf-8')
+SETTINGS = INI['DEFAULT']
+OLDEST = f"{SETTINGS['min_python']}.0"   # Python
 EXTRAS = ('requirements', 'train_requirements', 'onnx_requirements', 'index_requirements', 'cluster_requirements',
           'dev_requirements')
 HEAD = "# Exact versions under which the tests pass (made by .ci/pin.py; Python 3.11, Linux). pip install -c constraints.txt -e '.[dev]'"
 
-def settings():
-    ini = configparser.ConfigParser(delimiters=['='])
-    ini.read(ROOT/'settings.ini', encoding='utf-8')
-    return ini['DEFAULT']
-
 def asked_for():
     "The requirements that settings.ini lists"
-    return [Requirement(r) for k in EXTRAS for r in shlex.split(settings()[k])] + [Requirement('setuptools')]
+    return [Requirement(r) for k in EXTRAS for r in shlex.split(SETTINGS[k])] + [Requirement('setuptools')]
 
 def too_new(name):
     "Does this release leave out the oldest Python that settings.ini allows?"
     wanted = md.metadata(name)['Requires-Python'] or ''
-    return not SpecifierSet(wanted).contains(f"{settings()['min_python']}.0")
+    return not SpecifierSet(wanted).contains(OLDEST)
 
 def applies(requirement, extras):
     "Does a dependency count here, given the extras that were asked of the package that names it?"
@@ -52,7 +51,7 @@ def pins():
 if __name__ == '__main__':
     found = pins()
     if bad := [v for name,v in found.items() if too_new(name)]:
-        raise SystemExit(f"{', '.join(bad)}: not for Python {settings()['min_python']}.0; install an older release")
+        raise SystemExit(f"{', '.join(bad)}: not for Python {OLDEST}; install an older release")
     lines = [v for _,v in sorted(found.items())]
     (ROOT/'constraints.txt').write_text('\n'.join([HEAD, *lines]) + '\n', encoding='utf-8')
     print(f'{len(lines)} pins in constraints.txt')

@@ -62,8 +62,8 @@ def processor_name():
 def synchronize():
     if CUDA: torch.cuda.synchronize()
 
-def median_seconds(ways, repeats):
-    "Median seconds of each way, taking turns; the first round does not count, and a fast way is repeated for 0.05 s"
+def seconds_in_turns(ways, repeats):
+    "Seconds of each way, round by round, taking turns; the first does not count, and a fast way is repeated for 0.05 s"
     times = {name: [] for name in ways}
     calls = dict.fromkeys(ways, 1)
     for i in range(repeats+1):
@@ -74,7 +74,11 @@ def median_seconds(ways, repeats):
             synchronize()
             times[name].append((time.perf_counter()-start)/calls[name])
             if i == 0: calls[name] = max(1, round(.05/times[name][0]))
-    return {name: float(np.median(t[1:])) for name,t in times.items()}
+    return {name: t[1:] for name,t in times.items()}
+
+def median_seconds(ways, repeats):
+    "The median round of each way"
+    return {name: float(np.median(t)) for name,t in seconds_in_turns(ways, repeats).items()}
 
 def seconds_of_pairs(a, b, repeats, total=20):
     "(rounds,2) seconds of two ways, call by call, now one first and now the other, for `total` seconds or `repeats`"

